@@ -1,0 +1,91 @@
+"""kdsearch: search for small students of a fine-tuned text classifier.
+
+The names here are all that a plugin or a notebook imports; each is loaded when it is first used, so that `import kdsearch` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdsearch import initialise, losses, testing
+    from kdsearch.api import (
+        Batch,
+        Family,
+        ModelInfo,
+        Need,
+        Outputs,
+        Signal,
+        Space,
+        Strategy,
+        TeacherRole,
+        TeacherTuning,
+        UndeclaredSignal,
+    )
+    from kdsearch.encoder import Encoder
+    from kdsearch.hookspecs import hookimpl
+    from kdsearch.plugins import families, strategies
+    from kdsearch.student import Student, load_student
+    from kdsearch.study import Study, search
+
+_HOME = {
+    **dict.fromkeys(
+        (
+            "Batch",
+            "Family",
+            "ModelInfo",
+            "Need",
+            "Outputs",
+            "Signal",
+            "Space",
+            "Strategy",
+            "TeacherRole",
+            "TeacherTuning",
+            "UndeclaredSignal",
+        ),
+        "kdsearch.api",
+    ),
+    "Encoder": "kdsearch.encoder",
+    "hookimpl": "kdsearch.hookspecs",
+    "families": "kdsearch.plugins",
+    "strategies": "kdsearch.plugins",
+    "Student": "kdsearch.student",
+    "load_student": "kdsearch.student",
+    "Study": "kdsearch.study",
+    "search": "kdsearch.study",
+}
+_MODULES = ("initialise", "losses", "testing")
+
+__all__ = [
+    "Batch",
+    "Encoder",
+    "Family",
+    "ModelInfo",
+    "Need",
+    "Outputs",
+    "Signal",
+    "Space",
+    "Strategy",
+    "Student",
+    "Study",
+    "TeacherRole",
+    "TeacherTuning",
+    "UndeclaredSignal",
+    "families",
+    "hookimpl",
+    "initialise",
+    "load_student",
+    "losses",
+    "search",
+    "strategies",
+    "testing",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"kdsearch.{name}")
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'kdsearch' has no attribute {name!r}")

@@ -1,0 +1,256 @@
+"""The contracts between the core, strategies and families. Depends on torch alone.
+
+A strategy and a family never know each other: they meet through signals. A family's module turns a `Batch` into `Outputs` that hold the
+signals it was asked for; a strategy names the signals it needs and turns two `Outputs` into loss terms.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = [
+    "Batch",
+    "Family",
+    "ModelInfo",
+    "Need",
+    "Outputs",
+    "Signal",
+    "Space",
+    "Strategy",
+    "TeacherRole",
+    "TeacherTuning",
+    "UndeclaredSignal",
+]
+
+
+class Signal(enum.StrEnum):
+    """What a model can show of itself. B rows, S tokens, C classes, H width, A heads."""
+
+    LOGITS = "logits"  # (B, C) before softmax; C = 1 for a regression
+    POOLED = "pooled"  # (B, H) a state averaged over the row's real tokens; state 0 is the embedding
+    HIDDEN = "hidden"  # (B, S, H) a state; state 0 is the embedding, state k the output of layer k
+    ATTENTION = "attention"  # (B, A, S, S) a layer's attention probabilities; layer 0 is the lowest
+    VALUES = "values"  # (B, A, S, H/A) a layer's value vectors; layer 0 is the lowest
+
+
+class TeacherRole(enum.StrEnum):
+    ABSENT = "absent"  # the strategy learns from labels alone
+    FROZEN = "frozen"  # the teacher's signals are constants: they come from the cache wherever it holds them
+    JOINT = "joint"  # a private copy of the teacher is trained beside the student
+
+
+class UndeclaredSignal(LookupError):
+    """A strategy used a signal that its `teacher_needs` or `student_needs` did not declare."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """One signal of one state or layer. Negative layers count from the top; the default is the topmost, and LOGITS has none."""
+
+    signal: Signal
+    layer: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.signal is Signal.LOGITS:
+            if self.layer is not None:
+                raise ValueError("Need(Signal.LOGITS) takes no layer")
+        elif self.layer is None:
+            object.__setattr__(self, "layer", -1)
+
+
+class _Layered(dict[tuple[Signal, int], Tensor]):
+    def __missing__(self, key: object) -> Tensor:
+        name = f"Need(Signal.{key[0].name}, {key[1]})" if isinstance(key, tuple) and len(key) == 2 else repr(key)
+        raise UndeclaredSignal(f"{name} was used but not declared: add it to teacher_needs() or student_needs()")
+
+
+@dataclass
+class Outputs:
+    """A model's answer to a batch.
+
+    layered holds exactly the needs that were declared, under the keys (signal, layer) with the layer as it was declared;
+    any other key raises UndeclaredSignal.
+    """
+
+    logits: Tensor  # (B, C) float32
+    layered: Mapping[tuple[Signal, int], Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.layered = _Layered(self.layered)
+
+
+@dataclass
+class Batch:
+    """Rows as a model reads them."""
+
+    ids: Tensor  # (B, S) int64
+    mask: Tensor  # (B, S) bool, False where padded
+    labels: Tensor  # (B,) int64, -100 where unlabelled; for a regression float32, NaN where unlabelled
+    example: Tensor  # (B,) int64 row numbers in the study's data
+    types: Tensor | None = None  # (B, S) int64: 0 for the first text of a pair, 1 for the second
+
+    def hard_loss(self, logits: Tensor) -> Tensor:
+        """The task's own loss over labelled rows, a scalar: mean cross-entropy (int labels) or squared error (float labels); 0 without any.
+
+        Args:
+            logits: (B, C); C = 1 for a regression.
+        """
+        if self.labels.is_floating_point():
+            known = ~torch.isnan(self.labels)
+            if not bool(known.any()):
+                return logits.sum() * 0.0
+            return F.mse_loss(logits.squeeze(-1)[known], self.labels[known])
+        if not bool((self.labels != -100).any()):
+            return logits.sum() * 0.0
+        return F.cross_entropy(logits, self.labels, ignore_index=-100)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What can be known of a model without building it."""
+
+    labels: int  # C: classes, or 1 for a regression
+    layers: int
+    hidden: int  # H
+    heads: int
+    vocab: int
+    provides: frozenset[Signal]
+    task: str = "classification"  # classification | regression
+    intermediate: int = 0  # width of a feed-forward block; 0 where there is none
+    positions: int = 512  # rows of the position table
+    types: int = 2  # rows of the token type table
+
+
+class Space(ABC):
+    """Where a strategy or family draws its knobs. The core adds the prefix: `weight` of strategy `feature` is the knob `feature.weight`."""
+
+    @abstractmethod
+    def real(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
+
+    @abstractmethod
+    def integer(self, name: str, low: int, high: int, *, log: bool = False) -> int: ...
+
+    @abstractmethod
+    def choice(self, name: str, options: Sequence[Any]) -> Any:
+        """One of options, which may depend on the teacher but never on another knob: the sampler needs them fixed for the whole study."""
+
+    @abstractmethod
+    def temperature(self) -> float:
+        """The study's one temperature knob, T >= 1: the same for every strategy, so that every trial teaches the sampler about it."""
+
+    @abstractmethod
+    def alpha(self) -> float:
+        """The study's one alpha knob, 0..1: the weight of the teacher's soft loss; 1 - alpha is the weight of the labels' loss."""
+
+
+@dataclass(frozen=True)
+class TeacherTuning:
+    """How a JOINT strategy trains its private copy of the teacher."""
+
+    layers: int = 1  # how many of the top layers are tuned (the classification head always is)
+    lr_factor: float = 0.1  # the teacher's learning rate as a multiple of the student's
+
+
+@dataclass(frozen=True)
+class Strategy(ABC):
+    """How a student learns. A subclass is a frozen dataclass: its fields are its search parameters and its JSON.
+
+    Class attributes: `name`; `source`, the paper and equation; `teacher`, the teacher's role.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    teacher: ClassVar[TeacherRole] = TeacherRole.FROZEN
+
+    @classmethod
+    @abstractmethod
+    def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
+        """The fields of one instance, drawn from space. Plain Python and cheap; an `if` makes a knob conditional."""
+
+    @classmethod
+    def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
+        """Whether this strategy can work with a family that provides these signals. A pair that does not fit is never proposed."""
+        return True
+
+    def teacher_needs(self) -> tuple[Need, ...]:
+        return (Need(Signal.LOGITS),)
+
+    def student_needs(self) -> tuple[Need, ...]:
+        return (Need(Signal.LOGITS),)
+
+    def build(self, teacher: ModelInfo, student: ModelInfo) -> nn.Module | None:
+        """Modules that only training needs, such as projections: optimised and clipped with the student, never counted, never exported."""
+        return None
+
+    def teacher_tuning(self) -> TeacherTuning:
+        """Asked of JOINT strategies only."""
+        return TeacherTuning()
+
+    @abstractmethod
+    def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:
+        """Scalar terms, already weighted; their sum is the loss.
+
+        Args:
+            student: the student's outputs, with gradients.
+            teacher: the teacher's outputs: constants when FROZEN, with gradients when JOINT, None when ABSENT.
+            batch: the rows.
+            extra: what `build` returned.
+            progress: the share of the planned examples already seen, 0..1.
+        """
+
+
+@dataclass(frozen=True)
+class Family(ABC):
+    """What a student is. A subclass is a frozen dataclass: its fields are its search parameters and its JSON.
+
+    Class attributes: `name`; `source`; `provides`, the signals its modules can show; `lr_scale`, the factor on the study's one
+    learning-rate knob that makes the same range fit this family.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    provides: ClassVar[frozenset[Signal]]
+    lr_scale: ClassVar[float] = 1.0
+
+    @classmethod
+    @abstractmethod
+    def suggest(cls, space: Space, teacher: ModelInfo) -> dict[str, Any]:
+        """The fields of one instance, drawn from space."""
+
+    @classmethod
+    def known_good(cls, teacher: ModelInfo) -> list[dict[str, Any]]:
+        """Knob values (without prefix) of shapes worth trying first, smallest first. The search clips them to the study's ranges."""
+        return []
+
+    @abstractmethod
+    def info(self, teacher: ModelInfo) -> ModelInfo:
+        """What the built student will be."""
+
+    @abstractmethod
+    def size(self, teacher: ModelInfo) -> int:
+        """Exact number of parameters in closed form; the contract test checks it against `build`."""
+
+    def flops(self, teacher: ModelInfo, length: int) -> int | None:
+        """Exact matrix-product FLOPs (2 a multiply-add) of one text of `length` tokens; None to have them counted on the built module."""
+        return None
+
+    @abstractmethod
+    def build(self, teacher: ModelInfo) -> nn.Module:
+        """A module whose `forward(batch, needs)` returns `Outputs`, with random weights drawn from torch's global generator."""
+
+    def start_from(self, student: nn.Module, teacher: nn.Module) -> None:
+        """Start the student from the teacher, in place. `teacher` is the teacher's classifier, on the CPU, not to be changed."""
+        return
+
+    def stock(self, student: nn.Module) -> nn.Module | None:
+        """The stock Hugging Face model inside, sharing its weights, if there is one: the saved folder then loads with
+        AutoModelForSequenceClassification. None: it loads with kdsearch.load_student and runs anywhere as ONNX."""
+        return None

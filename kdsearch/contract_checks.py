@@ -1,0 +1,133 @@
+"""What the two contracts share: recorded draws, failures that explain themselves, and running a contract without pytest."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import unittest
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdsearch.errors import KdsearchError
+from kdsearch.space import RandomDraw
+
+
+def require(condition: bool, message: str) -> None:
+    """An assertion with a message of its own, for outside pytest nothing rewrites `assert`."""
+    if not condition:
+        raise AssertionError(message)
+
+
+def skip(reason: str) -> None:
+    """End a check that has nothing to look at; pytest and `run_contract` both report it as skipped."""
+    raise unittest.SkipTest(reason)
+
+
+def close(one: float, other: float, tolerance: float = 1e-5) -> bool:
+    return math.isclose(one, other, rel_tol=10 * tolerance, abs_tol=tolerance)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's global generator at this seed inside the block, as it was afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A knob as it was met: its kind and range, or its options."""
+
+    kind: str  # real | integer | choice
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    options: tuple[Any, ...] = ()
+
+    def at(self, share: float) -> Any:
+        """The value at this share of the range: 0 is the low end, 1 the high end."""
+        value = self.low * (self.high / self.low) ** share if self.log else self.low + (self.high - self.low) * share
+        return min(self.high, max(self.low, value)) if self.kind == "real" else round(value)
+
+    def others(self, value: Any) -> list[Any]:
+        """Values to try instead of this one."""
+        candidates = list(self.options) if self.kind == "choice" else [self.at(share) for share in (0.0, 0.4, 1.0)]
+        return [each for each in dict.fromkeys(candidates) if each != value]
+
+
+@dataclass
+class RecordedDraw:
+    """Draws the given values, and for any other knob a value that depends on its name and the seed alone.
+
+    So one knob can be varied with all else equal, even where another value of it brings further knobs.
+    """
+
+    seed: int
+    given: Mapping[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)  # knob -> value that was drawn
+    met: dict[str, Drawn] = field(default_factory=dict)
+
+    def _random(self, name: str) -> RandomDraw:
+        number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+        return RandomDraw(np.random.default_rng((self.seed, number)))
+
+    def real(self, name: str, low: float, high: float, log: bool) -> float:
+        self.met[name] = Drawn("real", low, high, log)
+        self.values[name] = self.given[name] if name in self.given else self._random(name).real(name, low, high, log)
+        return float(self.values[name])
+
+    def integer(self, name: str, low: int, high: int, log: bool) -> int:
+        self.met[name] = Drawn("integer", low, high, log)
+        self.values[name] = self.given[name] if name in self.given else self._random(name).integer(name, low, high, log)
+        return int(self.values[name])
+
+    def choice(self, name: str, options: Sequence[Any]) -> Any:
+        self.met[name] = Drawn("choice", options=tuple(options))
+        self.values[name] = self.given[name] if name in self.given else self._random(name).choice(name, options)
+        return self.values[name]
+
+
+def options_left(draws: Iterable[RecordedDraw]) -> list[tuple[str, Any]]:
+    """(knob, option) of every option that none of these draws took."""
+    options: dict[str, list[Any]] = {}
+    taken: dict[str, list[Any]] = {}
+    for draw in draws:
+        for name, knob in draw.met.items():
+            if knob.kind == "choice":
+                options[name] = list(knob.options)
+                taken.setdefault(name, []).append(draw.values[name])
+    return [(name, option) for name, known in options.items() for option in known if option not in taken[name]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What became of one check of a contract."""
+
+    name: str
+    outcome: str  # passed | failed | skipped
+    reason: str = ""
+
+
+def run_contract(contract: type) -> list[Check]:
+    """Every check of a contract class, in the order they are written; an error inside a plugin is a failure, not a crash."""
+    names = [name for base in reversed(contract.__mro__) for name in vars(base) if name.startswith("test_")]
+    done = []
+    for name in dict.fromkeys(names):
+        label = name.removeprefix("test_").replace("_", " ")
+        try:
+            getattr(contract(), name)()
+        except unittest.SkipTest as reason:
+            done.append(Check(label, "skipped", str(reason)))
+        except (AssertionError, KdsearchError) as problem:
+            done.append(Check(label, "failed", str(problem)))
+        except Exception as problem:  # whatever a plugin raises is the verdict on it
+            done.append(Check(label, "failed", f"{type(problem).__name__}: {problem}"))
+        else:
+            done.append(Check(label, "passed"))
+    return done

@@ -1,0 +1,288 @@
+"""Texts and labels in; three roles of rows, label names, token arrays and fingerprints out.
+
+The test rows are sealed: `load` counts them and lets go of them, `open_test` alone returns them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kdsearch import cells, sources
+from kdsearch.errors import InputError
+from kdsearch.io import digest
+from kdsearch.sources import Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from kdsearch.config import StudyConfig
+
+UNLABELLED = -100  # a class label that is not known; a regression has NaN
+_TOKENISED_AT_ONCE = 1000  # rows
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Rows of token ids without padding, end to end."""
+
+    ids: np.ndarray  # (T,) int32
+    offsets: np.ndarray  # (N + 1,) int64: row n is ids[offsets[n]:offsets[n + 1]]
+    types: np.ndarray | None  # (T,) int8, None for single texts
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(N,) int64 tokens of each row."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Table:
+    """N rows of text with their labels."""
+
+    texts: list[str]
+    pairs: list[str] | None  # the second text of each row, None for single texts
+    labels: np.ndarray  # (N,) int64, -100 where unlabelled; for a regression float32, NaN where unlabelled
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def rows(self, positions: np.ndarray) -> Table:
+        """The rows at positions, (M,) int64, in their order."""
+        pairs = None if self.pairs is None else [self.pairs[position] for position in positions]
+        return Table([self.texts[position] for position in positions], pairs, self.labels[positions])
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a search may see of a study's rows."""
+
+    task: str  # classification | regression
+    labels: tuple[str, ...]  # class names, in the order of the label numbers; () for a regression
+    train: Table
+    validation: Table
+    unlabelled: Table | None
+    test_rows: int  # how many rows are sealed
+    dropped: dict[str, int]  # role -> rows dropped as duplicates of a role that is judged by: train, validation, unlabelled
+    carved: tuple[str, ...]  # the roles that were carved out of train, of validation and test
+    class_counts: dict[str, dict[str, int]]  # role (train, validation) -> class name -> rows; {} for a regression
+    fingerprint: str  # of all rows as they were read, unlabelled ones too; whatever the split
+    split_fingerprint: str  # of which labelled row is where, in order, the sealed ones included
+
+
+def load(config: StudyConfig) -> Data:
+    """Read a study's rows and split them. The same files, seed and settings give the same rows in the same order.
+
+    A missing validation or test is carved out of train by `data.split_seed`, stratified by class: 15 % of the rows each, but of large sets
+    only 1,250 rows or 5 %, whichever is more. Rows whose text (case and spacing aside) also stands in a later role of train, validation,
+    test are dropped, as is unlabelled text that stands in any of them.
+
+    Raises:
+        InputError: files, columns or rows are not what the study says; names key, file, column and row.
+        EnvironmentProblem: the preset's package is not installed.
+    """
+    return _read(config)[0]
+
+
+def open_test(config: StudyConfig) -> Table:
+    """The sealed test rows, for confirming a finished search and for nothing before.
+
+    Raises:
+        InputError, EnvironmentProblem: as `load`.
+    """
+    return _read(config)[1]
+
+
+def _read(config: StudyConfig) -> tuple[Data, Table]:
+    tables, unlabelled, names = _tables(config)
+    as_read = [*tables.values(), *([unlabelled] if unlabelled else [])]
+    fingerprint = digest(config.task, *names, *chain.from_iterable(_content(table) for table in as_read))
+    carved = tuple(role for role in ("validation", "test") if role not in tables)
+    if carved:
+        tables = _carve(tables, carved, names, config.data.split_seed)
+    train, validation, test = tables["train"], tables["validation"], tables["test"]
+
+    judged = set(_row_keys(test))
+    validation, lost_validation = _without(validation, judged)
+    judged |= set(_row_keys(validation))
+    whole = train
+    train, lost_train = _without(whole, judged)
+    for role, table in (("train", train), ("validation", validation)):
+        if not len(table):
+            raise InputError(
+                f"data: every {role} row is also in {'test' if role == 'validation' else 'validation or test'}: nothing is left"
+            )
+    dropped = {"train": lost_train, "validation": lost_validation}
+    _refuse_lost_classes(whole, train, names, "data: dropping the training rows that are also in validation or test")
+    train = _sample(train, names, config)
+    if unlabelled is not None:
+        unlabelled, dropped["unlabelled"] = _without(unlabelled, judged | set(_row_keys(train)))
+        if not len(unlabelled):
+            raise InputError("data.unlabelled: every row is also in train, validation or test: leave it out")
+    counts = {
+        role: {name: int((table.labels == number).sum()) for number, name in enumerate(names)}
+        for role, table in (("train", train), ("validation", validation))
+        if names
+    }
+    where = chain.from_iterable((role, *_content(table)) for role, table in (("train", train), ("validation", validation), ("test", test)))
+    data = Data(
+        config.task,
+        names,
+        train,
+        validation,
+        unlabelled,
+        len(test),
+        dropped,
+        carved,
+        counts,
+        fingerprint,
+        digest(config.task, *names, *where),
+    )
+    return data, test
+
+
+def _content(table: Table) -> Iterable[bytes | str]:
+    return chain(table.texts, table.pairs or (), (table.labels.tobytes(),))
+
+
+def _tables(config: StudyConfig) -> tuple[dict[str, Table], Table | None, tuple[str, ...]]:
+    """The rows as they stand in their files: role -> table for the labelled roles that there are, the unlabelled ones, the class names."""
+    data = config.data
+    text_keys = ["text"] if data.text_pair is None else ["text", "text_pair"]
+    wanted = [*(getattr(data, key) for key in text_keys), data.label]
+    if data.preset is not None:
+        found = sources.read_preset(data.preset, wanted)
+    elif data.hub is not None:
+        found = sources.read_hub(data.hub, wanted, data.label)
+        found = {role: source for role, source in found.items() if role == "train" or not _without_labels(source, data.label)}
+    else:
+        assert data.files is not None
+        paths = {"train": data.files.train, "validation": data.files.validation, "test": data.files.test}
+        found = {role: sources.read_file(Path(path), f"data.files.{role}", wanted) for role, path in paths.items() if path is not None}
+    more = sources.read_file(Path(data.unlabelled), "data.unlabelled", wanted[:-1]) if data.unlabelled else None
+
+    texts = {role: [cells.texts(source, key, getattr(data, key)) for key in text_keys] for role, source in found.items()}
+    names, labels = cells.classes(found, data.label) if config.task == "classification" else ((), cells.values(found, data.label))
+    tables = {role: Table(columns[0], columns[1] if len(columns) > 1 else None, labels[role]) for role, columns in texts.items()}
+    if more is None:
+        return tables, None, names
+    columns = [cells.texts(more, key, getattr(data, key)) for key in text_keys]
+    unknown = np.full(more.rows, UNLABELLED, np.int64) if names else np.full(more.rows, np.nan, np.float32)
+    return tables, Table(columns[0], columns[1] if len(columns) > 1 else None, unknown), names
+
+
+def _without_labels(source: Source, label: str) -> bool:
+    """Public test splits often come with -1 for every label."""
+    return all(sources.missing(cell) or cell == -1 for cell in source.columns.get(label, ()))
+
+
+def _carved_rows(rows: int, classes: int) -> int:
+    """15 % of the rows; of large sets 1,250 or 5 %, whichever is more: enough for a score within two points."""
+    return max(min(max(1250, math.ceil(0.05 * rows)), math.ceil(0.15 * rows)), classes, 2)
+
+
+def _carve(tables: dict[str, Table], roles: Sequence[str], names: tuple[str, ...], seed: int) -> dict[str, Table]:
+    from sklearn.model_selection import train_test_split
+
+    train = tables["train"]
+    size = _carved_rows(len(train), len(names))
+    wanted = " and ".join(roles)
+    if len(train) - size * len(roles) < size:
+        raise InputError(
+            f"data: {len(train)} rows are too few to carve {wanted} out of train: give these as files of their own, or more rows"
+        )
+    for number, name in enumerate(names):
+        count = int((train.labels == number).sum())
+        if 0 < count <= len(roles):
+            raise InputError(f"data: the label {name!r} has only {count} row{'s'[: count > 1]}: too few to carve {wanted} out of train")
+    left, carved = np.arange(len(train)), {}
+    for role in reversed(roles):
+        strata = train.labels[left] if names else None
+        if names and np.unique(train.labels[left], return_counts=True)[1].min() < 2:
+            raise InputError(f"data: some labels have too few rows to carve {wanted} out of train: give these as files of their own")
+        left, taken = train_test_split(left, test_size=size, random_state=seed, stratify=strata)
+        carved[role] = train.rows(np.sort(taken))
+    rest = train.rows(np.sort(left))
+    _refuse_lost_classes(train, rest, names, f"data: carving {wanted}")
+    return {**tables, **carved, "train": rest}
+
+
+def _refuse_lost_classes(before: Table, after: Table, names: tuple[str, ...], cause: str) -> None:
+    lost = [names[number] for number in np.setdiff1d(before.labels, after.labels)] if names else []
+    if lost:
+        raise InputError(f"{cause} leaves train without a row of the label {lost[0]!r}: give more rows of it")
+
+
+def _sample(train: Table, names: tuple[str, ...], config: StudyConfig) -> Table:
+    """At most `data.max_train` rows, each class with its share, in their order."""
+    from sklearn.model_selection import train_test_split
+
+    size = config.data.max_train
+    if size is None or size >= len(train):
+        return train
+    strata = None
+    if names:
+        present, counts = np.unique(train.labels, return_counts=True)
+        if size < len(present):
+            raise InputError(f"data.max_train: {size} rows cannot hold {len(present)} classes")
+        if counts.min() < 2:
+            raise InputError(f"data.max_train: the label {names[present[counts.argmin()]]!r} has a single row: give more rows of it")
+        # leaving out fewer rows than there are classes cannot be shared out
+        strata = train.labels if len(train) - size >= len(present) else None
+    taken = train_test_split(np.arange(len(train)), train_size=size, random_state=config.data.split_seed, stratify=strata)[0]
+    sample = train.rows(np.sort(taken))
+    _refuse_lost_classes(train, sample, names, f"data.max_train: {size}")
+    return sample
+
+
+def _key(*texts: str) -> tuple[str, ...]:
+    """What makes two rows the same text: letter case and spacing aside."""
+    return tuple(" ".join(part.split()).casefold() for part in texts)
+
+
+def _row_keys(table: Table) -> list[tuple[str, ...]]:
+    if table.pairs is None:
+        return [_key(text) for text in table.texts]
+    return [_key(text, pair) for text, pair in zip(table.texts, table.pairs, strict=True)]
+
+
+def _without(table: Table, keys: set[tuple[str, ...]]) -> tuple[Table, int]:
+    kept = np.array([position for position, key in enumerate(_row_keys(table)) if key not in keys], np.int64)
+    return (table, 0) if len(kept) == len(table) else (table.rows(kept), len(table) - len(kept))
+
+
+def tokenise(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:
+    """Token ids of every row, cut to max_length tokens (special ones included; the longer text of a pair first), unpadded.
+
+    Types are there for pairs alone, and only for a tokenizer whose model reads them.
+    """
+    typed = table.pairs is not None and "token_type_ids" in tokenizer.model_input_names
+    ids, types, lengths = [], [], [np.zeros(1, np.int64)]
+    for start in range(0, len(table), _TOKENISED_AT_ONCE):
+        rows = slice(start, start + _TOKENISED_AT_ONCE)
+        encoded = tokenizer(
+            table.texts[rows],
+            None if table.pairs is None else table.pairs[rows],
+            truncation="longest_first",
+            max_length=max_length,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=typed,
+        )
+        lengths.append(np.array([len(row) for row in encoded["input_ids"]], np.int64))
+        ids.append(np.fromiter(chain.from_iterable(encoded["input_ids"]), np.int32))
+        if typed:
+            types.append(np.fromiter(chain.from_iterable(encoded["token_type_ids"]), np.int8))
+    offsets = np.cumsum(np.concatenate(lengths))
+    empty = [np.zeros(0, np.int32)]
+    return Tokens(np.concatenate(ids or empty), offsets, np.concatenate(types or empty).astype(np.int8) if typed else None)

@@ -1,0 +1,137 @@
+"""`search --dry-run`: what a study would try and what it would cost, before anything is paid for."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from transformers import AutoModelForSequenceClassification
+
+from kdsearch import cache, prepare
+from kdsearch.api import Batch, Need, Signal, TeacherRole
+from kdsearch.config import StudyConfig
+from kdsearch.data import Tokens
+from kdsearch.encoder import Encoder
+from kdsearch.prepare import Known
+from kdsearch.searching.view import clock
+from kdsearch.train import Recipe, Rows, groups, steps_per_epoch
+
+SAMPLES = 6  # students that are really built and stepped, spread over the sizes
+STEPS = 2
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds, from a few real steps on this machine, one thread a trial."""
+
+    teacher: float  # fine-tuning and the pass over all texts, if nothing of it is cached
+    trial: float  # the mean trial over its full budget
+    search: float  # all trials, as many at once as this machine has places
+
+
+def show(study: StudyConfig, console: Console) -> None:
+    """Print the whole plan of a study. Trains nothing, writes nothing."""
+    known = prepare.inspect(study)
+    found = known.exploration
+    knobs = Table(title="knobs", title_justify="left", header_style="bold")
+    for name in ("knob", "range", "drawn when"):
+        knobs.add_column(name)
+    for line in found.knobs:
+        knobs.add_row(line.name, line.values, line.when)
+    console.print(knobs)
+    pairs = Table(title="family and strategy", title_justify="left", header_style="bold")
+    for name in ("family", "strategy", "fits"):
+        pairs.add_column(name)
+    for pair in found.pairs:
+        pairs.add_row(pair.family, pair.strategy, "yes" if pair.fits else f"no: {pair.why}")
+    console.print(pairs)
+    for note in found.notes:
+        console.print(f"note: {note}", highlight=False)
+    limits = ", ".join(f"{name} <= {limit:,}" for name, limit in study.search.limits.items()) or "none"
+    rows = known.data
+    train = known.tokens(rows.train)
+    validation = known.tokens(rows.validation)
+    unlabelled = None if rows.unlabelled is None else known.tokens(rows.unlabelled)
+    parts = [train] if unlabelled is None else [train, unlabelled]
+    plan = cache.plan(prepare.frozen_needs(found.candidates), parts, known.plan.info, study.cache.max_bytes)
+    stored = plan.bytes + cache.bytes_needed([Need(Signal.LOGITS)], validation, known.plan.info)
+    guess = estimate(known, train, parts)
+    facts = Table(title=f"study {study.name}", title_justify="left", show_header=False)
+    facts.add_row("rows", f"{len(train):,} train, {len(validation):,} validation, {rows.test_rows:,} test (sealed)")
+    if unlabelled is not None:
+        facts.add_row("unlabelled", f"{len(unlabelled):,}")
+    facts.add_row("students", f"{found.smallest:,} to {found.largest:,} params")
+    facts.add_row("limits", f"{limits}; {found.over_limit:.0%} of random proposals are over one")
+    facts.add_row(
+        "cache", f"{stored:,} bytes for {len(plan.cached)} signals" + (f"; {len(plan.live)} run live in the trials" if plan.live else "")
+    )
+    facts.add_row("teacher", f"about {clock(guess.teacher)}, nothing when it is in the cache")
+    facts.add_row("a trial", f"about {clock(guess.trial)}")
+    facts.add_row("the search", f"about {clock(guess.search)} for {study.search.trials} trials, without early stopping")
+    console.print(facts)
+    console.print("Time is estimated from a few steps on this machine as it is now; nothing was trained or written.", highlight=False)
+
+
+def estimate(known: Known, train: Tokens, parts: list[Tokens]) -> Estimate:
+    """Time a few training steps of students over the range of sizes, and of the teacher, with random weights."""
+    study = known.config
+    info = known.plan.info
+    recipe = Recipe(lr=1e-4, epochs=study.search.epochs)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(study.search.resources.cpu)
+    try:
+        rng = np.random.default_rng(0)
+        labels = np.zeros(len(train), np.float32 if study.task == "regression" else np.int64)
+        rows = Rows(train, labels, pad=0, device=torch.device("cpu"))
+        batch = rows.batch(rng.choice(len(train), min(recipe.batch_size, len(train)), replace=False))
+        with torch.random.fork_rng(devices=[]):
+            config = known.plan.checkpoint.config
+            config.num_labels = info.labels
+            teacher = Encoder(AutoModelForSequenceClassification.from_config(config)).eval()
+            forward = _seconds(lambda: _forward(teacher, batch))
+            steps = steps_per_epoch(len(train), recipe.batch_size) * study.search.epochs
+            by_size = sorted(known.exploration.candidates, key=lambda each: each.params)
+            chosen = [by_size[round(at)] for at in np.linspace(0, len(by_size) - 1, min(SAMPLES, len(by_size)))]
+            seconds = []
+            for candidate in chosen:
+                student = candidate.family.build(info)
+                optimiser = torch.optim.AdamW(groups(student, 1e-4, 0.01), fused=True)
+                seconds.append(_seconds(lambda s=student, o=optimiser: _step(s, o, batch)) * steps)  # type: ignore[misc]
+            joint = np.mean([each.strategy.teacher is TeacherRole.JOINT for each in by_size])
+            trial = float(np.mean(seconds) + joint * forward * 1.3 * steps)
+    finally:
+        torch.set_num_threads(threads)
+    cores = len(os.sched_getaffinity(0))
+    passes = sum(steps_per_epoch(len(part), recipe.batch_size) for part in parts)
+    tuning = known.plan.tuning
+    tuned = 0.0 if tuning is None else 3.0 * forward * steps_per_epoch(len(train), recipe.batch_size) * tuning.epochs
+    places = max(1, cores // study.search.resources.cpu)
+    speed_up = cores / study.search.resources.cpu  # the teacher has all cores
+    return Estimate((tuned + forward * passes) / speed_up, trial, trial * -(-study.search.trials // places))
+
+
+def _forward(model: nn.Module, batch: Batch) -> None:
+    with torch.inference_mode():
+        model(batch, (Need(Signal.LOGITS),))
+
+
+def _step(model: nn.Module, optimiser: torch.optim.Optimizer, batch: Batch) -> None:
+    optimiser.zero_grad(set_to_none=True)
+    batch.hard_loss(model(batch, (Need(Signal.LOGITS),)).logits).backward()
+    optimiser.step()
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    """Of one call, the first one left out."""
+    work()
+    begun = time.perf_counter()
+    for _ in range(STEPS):
+        work()
+    return (time.perf_counter() - begun) / STEPS

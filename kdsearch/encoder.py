@@ -1,0 +1,133 @@
+"""A stock Hugging Face sequence classifier seen through signals: the teacher, and every student that is a transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from kdsearch.api import Batch, ModelInfo, Need, Outputs, Signal
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Where a model type keeps its parts (module paths inside the sequence classifier)."""
+
+    base: str  # the encoder without its head
+    layers: str  # the list of layers
+    value: str  # the value projection, inside a layer
+    head: tuple[str, ...]  # the modules above the encoder, the last linear one at the end
+    takes_types: bool = True
+
+
+_BERT_LAYERS = "encoder.layer"
+_BERT_VALUE = "attention.self.value"
+ANATOMY = {
+    "bert": Anatomy("bert", f"bert.{_BERT_LAYERS}", _BERT_VALUE, ("bert.pooler", "classifier")),
+    "roberta": Anatomy("roberta", f"roberta.{_BERT_LAYERS}", _BERT_VALUE, ("classifier.dense", "classifier.out_proj"), takes_types=False),
+    "xlm-roberta": Anatomy(
+        "roberta", f"roberta.{_BERT_LAYERS}", _BERT_VALUE, ("classifier.dense", "classifier.out_proj"), takes_types=False
+    ),
+    "camembert": Anatomy("roberta", f"roberta.{_BERT_LAYERS}", _BERT_VALUE, ("classifier.dense", "classifier.out_proj"), takes_types=False),
+    "electra": Anatomy("electra", f"electra.{_BERT_LAYERS}", _BERT_VALUE, ("classifier.dense", "classifier.out_proj")),
+    "distilbert": Anatomy(
+        "distilbert", "distilbert.transformer.layer", "attention.v_lin", ("pre_classifier", "classifier"), takes_types=False
+    ),
+}
+
+
+def info(config: PretrainedConfig, task: str) -> ModelInfo:
+    """What a classifier with this configuration is.
+
+    Raises:
+        KeyError: its model type is not in ANATOMY.
+    """
+    anatomy = ANATOMY[config.model_type]
+    distilbert = config.model_type == "distilbert"
+    # RoBERTa counts positions from padding_idx + 1 on: its table has that many rows more than tokens it can read.
+    unused = config.pad_token_id + 1 if anatomy.base == "roberta" else 0
+    return ModelInfo(
+        labels=config.num_labels,
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        vocab=config.vocab_size,
+        provides=frozenset(Signal),
+        task=task,
+        intermediate=config.hidden_dim if distilbert else config.intermediate_size,
+        positions=config.max_position_embeddings - unused,
+        types=max(1, config.type_vocab_size) if anatomy.takes_types else 1,
+    )
+
+
+class Encoder(nn.Module):
+    """Wraps a classifier of a type in ANATOMY; `forward` shows any signal of it.
+
+    POOLED is the mean of a state over the row's real tokens: at low states the first token has seen too little of the row to stand for it.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.anatomy = ANATOMY[model.config.model_type]
+
+    def forward(self, batch: Batch, needs: Sequence[Need] = (Need(Signal.LOGITS),)) -> Outputs:
+        """Outputs with float32 logits and exactly the layered signals in needs.
+
+        Raises:
+            IndexError: a need names a layer that the model does not have.
+        """
+        wanted = {need.signal for need in needs}
+        arguments: dict[str, object] = {"input_ids": batch.ids, "attention_mask": batch.mask}
+        if batch.types is not None and self.anatomy.takes_types and self.model.config.type_vocab_size > 1:
+            arguments["token_type_ids"] = batch.types
+        if wanted & {Signal.POOLED, Signal.HIDDEN}:
+            arguments["output_hidden_states"] = True
+        if Signal.ATTENTION in wanted:
+            if self.model.config._attn_implementation != "eager":
+                self.model.set_attn_implementation("eager")  # the fused kernels never form the probabilities
+            arguments["output_attentions"] = True
+        layers = self.model.get_submodule(self.anatomy.layers)
+        values: dict[int, Tensor] = {}
+        hooks = []
+        if Signal.VALUES in wanted:
+            for index, layer in enumerate(layers.children()):
+
+                def keep(_module: nn.Module, _inputs: object, output: Tensor, index: int = index) -> None:
+                    values[index] = output
+
+                hooks.append(layer.get_submodule(self.anatomy.value).register_forward_hook(keep))
+        try:
+            output = self.model(**arguments)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        depth = self.model.config.num_hidden_layers
+        layered: dict[tuple[Signal, int], Tensor] = {}
+        for need in needs:
+            if need.layer is None:
+                continue
+            states = depth + 1 if need.signal in (Signal.POOLED, Signal.HIDDEN) else depth
+            if not -states <= need.layer < states:
+                raise IndexError(f"{need.signal} of layer {need.layer}: this model has {states}")
+            at = need.layer % states
+            if need.signal is Signal.HIDDEN:
+                found = output.hidden_states[at]
+            elif need.signal is Signal.POOLED:
+                found = mean_over_tokens(output.hidden_states[at], batch.mask)
+            elif need.signal is Signal.ATTENTION:
+                found = output.attentions[at]
+            else:
+                flat = values[at]
+                heads = self.model.config.num_attention_heads
+                found = flat.unflatten(-1, (heads, -1)).transpose(1, 2)
+            layered[need.signal, need.layer] = found.float()
+        return Outputs(output.logits.float(), layered)
+
+
+def mean_over_tokens(states: Tensor, mask: Tensor) -> Tensor:
+    """(B, S, H) and (B, S) bool -> (B, H), padding left out."""
+    weights = mask.to(states.dtype).unsqueeze(-1)
+    return (states * weights).sum(1) / weights.sum(1).clamp_min(1.0)

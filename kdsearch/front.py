@@ -1,0 +1,189 @@
+"""The Pareto front of a study: dominance, hypervolume, and front.json, recomputed from the ledger at any time to the same bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdsearch.errors import StateError
+from kdsearch.io import read_log, replace_json
+from kdsearch.record import State, StudyState, TrialRecord, replay
+
+# The hypervolume's box. x: 0 at 3,162 parameters, 1 at a hundred million. y: 0 without an error, 1 where a balanced coin stands.
+_X_ORIGIN, _X_SPAN = 3.5, 4.5
+_CORRELATIONS = frozenset({"mcc", "pearson", "spearman"})  # a coin scores 0, not 0.5
+
+
+@dataclass(frozen=True)
+class Point:
+    """A finished trial, as the front sees it."""
+
+    trial: int
+    quality: float  # larger is better
+    cost: float  # smaller is better
+
+
+def dominates(one: Point, other: Point) -> bool:
+    """Whether `one` is at least as good in both and better in one. Exact twins do not dominate each other."""
+    return one.quality >= other.quality and one.cost <= other.cost and (one.quality > other.quality or one.cost < other.cost)
+
+
+def pareto(points: Iterable[Point]) -> list[Point]:
+    """The points that no other dominates, by cost, then by trial.
+
+    Of exact twins, equal in quality and in cost, all are kept: neither dominates the other, and which to prefer is the reader's choice.
+    A quality that is not finite never enters.
+    """
+    front: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.cost, -point.quality, point.trial)):
+        if not math.isfinite(point.quality):
+            continue
+        if not front or point.quality > front[-1].quality or (point.quality, point.cost) == (front[-1].quality, front[-1].cost):
+            front.append(point)
+    return front
+
+
+def _height(score: float, quality: str) -> float:
+    """y of the hypervolume, before clipping: error / 0.5.
+
+    A correlation's error is (1 - score) / 2, so that a coin stands at 0.5 as it does for accuracy; for balanced classes that is exactly the
+    error rate that a Matthews correlation stands for.
+    """
+    return (1.0 - score) if quality in _CORRELATIONS else (1.0 - score) / 0.5
+
+
+def hypervolume(points: Iterable[tuple[float, float]], quality: str = "accuracy") -> float:
+    """The share of the unit square that the points dominate, 0..1.
+
+    x = (log10(params) - 3.5) / 4.5; y = error / 0.5, where error is 1 - score for accuracy and macro_f1, (1 - score) / 2 for mcc,
+    pearson and spearman; both clipped to [0, 1]; reference (1, 1). The box is the same for every study, so two studies of one task compare.
+
+    Args:
+        points: (params, score) of each; any points, dominated ones add nothing.
+        quality: the metric that score is.
+    """
+    rows = [((math.log10(params) - _X_ORIGIN) / _X_SPAN, _height(score, quality)) for params, score in points if math.isfinite(score)]
+    if not rows:
+        return 0.0
+    corners = np.clip(np.asarray(rows, dtype=np.float64), 0.0, 1.0)
+    corners = corners[np.lexsort((corners[:, 1], corners[:, 0]))]
+    lowest = np.minimum.accumulate(corners[:, 1])  # y reached by any point up to this x
+    widths = np.diff(np.append(corners[:, 0], 1.0))
+    return float(np.sum(widths * (1.0 - lowest)))
+
+
+def quality_of(trial: TrialRecord, quality: str) -> float:
+    """A complete trial's score on the study's quality; NaN where it has none."""
+    return trial.scores.get(quality, math.nan)
+
+
+def members(state: StudyState, objectives: Sequence[str]) -> list[TrialRecord]:
+    """The complete trials on the front, by cost, then by number.
+
+    Args:
+        objectives: (quality, cost): a metric's name, and params, bytes or flops.
+    """
+    quality, cost = objectives
+    complete = state.having(State.COMPLETE)
+    front = pareto(Point(trial.number, quality_of(trial, quality), float(getattr(trial, cost))) for trial in complete)
+    return [state.trials[point.trial] for point in front]
+
+
+def document(state: StudyState, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """front.json's content; the same state and manifest give the same bytes.
+
+    Args:
+        manifest: of its keys: `name`, the study's; `objectives`, [quality, cost]; `teacher`, {params, bytes, flops, validation, test}.
+
+    Returns:
+        as in the interface. `validation` holds every metric recorded. `config` is {family, strategy, training}: the fields of the one, of
+        the other, and the training knobs. Points stand by cost, then by trial. The hypervolume is on parameters, whatever the cost is.
+
+    Raises:
+        StateError: the manifest lacks a key.
+    """
+    try:
+        name, objectives, teacher = manifest["name"], list(manifest["objectives"]), manifest["teacher"]
+        teacher = {**{key: teacher[key] for key in ("params", "bytes", "flops", "validation")}, "test": teacher.get("test")}
+    except KeyError as lacking:
+        raise StateError(f"manifest.json of {Path(state.where).parent}: lacks {lacking}: restore the file from a copy") from lacking
+    front = members(state, objectives)
+    points = [
+        {
+            "trial": trial.number,
+            "family": trial.spec["family"],
+            "strategy": trial.spec["strategy"],
+            "config": {
+                "family": trial.spec["family_config"],
+                "strategy": trial.spec["strategy_config"],
+                "training": trial.spec["training"],
+            },
+            "params": trial.params,
+            "bytes": trial.bytes,
+            "flops": trial.flops,
+            "validation": {metric: score if math.isfinite(score) else None for metric, score in trial.scores.items()},
+            "student": f"students/{trial.number}",
+            "confirmed": None,
+        }
+        for trial in front
+    ]
+    return {
+        "study": name,
+        "objectives": objectives,
+        "teacher": teacher,
+        "points": points,
+        "hypervolume": hypervolume([(trial.params, trial.scores[objectives[0]]) for trial in front], objectives[0]),
+        "trials": state.counts(),
+    }
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """A study's front, recomputed from its ledger and manifest; nothing is written.
+
+    Raises:
+        StateError: no study is there, or its files are not as a run leaves them.
+    """
+    manifest, ledger = folder / "manifest.json", folder / "ledger.jsonl"
+    for path in (manifest, ledger):
+        if not path.is_file():
+            raise StateError(f"{folder}: not a study's folder: it has no {path.name}")
+    try:
+        facts = json.loads(manifest.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise StateError(f"{manifest}: not JSON: the file was changed by hand; restore it from a copy") from problem
+    return document(replay(read_log(ledger), str(ledger)), facts)
+
+
+def write(folder: Path) -> dict[str, Any]:
+    """Recompute front.json and replace it at once.
+
+    Returns:
+        its content.
+    """
+    content = read(folder)
+    replace_json(folder / "front.json", content)
+    return content
+
+
+def rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The front as a table, a row a point.
+
+    Returns:
+        trial, family, strategy, params, bytes, flops; score: the study's quality on validation; retention: score / the teacher's, None
+        where that is not above 0; ratio: the teacher's parameters / the student's.
+    """
+    quality, teacher = document["objectives"][0], document["teacher"]
+    best = teacher["validation"].get(quality)
+    table = []
+    for point in document["points"]:
+        score = point["validation"][quality]
+        row = {key: point[key] for key in ("trial", "family", "strategy", "params", "bytes", "flops")}
+        retention = score / best if best is not None and best > 0 else None
+        table.append({**row, "score": score, "retention": retention, "ratio": teacher["params"] / point["params"]})
+    return table

@@ -1,0 +1,198 @@
+"""A candidate: one family, one strategy and the training knobs, drawn by anybody and priced in closed form. No Optuna here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from kdsearch.api import Family, ModelInfo, Strategy
+from kdsearch.config import StudyConfig
+from kdsearch.errors import InputError, KdsearchError, PluginError
+from kdsearch.io import digest
+from kdsearch.plugin_classes import dump
+from kdsearch.plugins import Plugins
+from kdsearch.space import CornerDraw, Draw, Knobs, global_knob
+from kdsearch.trial import TrialSpec
+
+FAMILY, STRATEGY = "family", "strategy"  # the names of the two categoricals
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A student that could be trained."""
+
+    spec: TrialSpec
+    hash: str  # the spec's, without its seed
+    family: Family
+    strategy: Strategy
+    params: int
+    knobs: Mapping[str, Any]  # what was drawn, under full names; knobs with a single value are not among them
+
+
+@dataclass
+class _Noted:
+    """A draw that keeps what was drawn; a knob asked for twice gives the same value."""
+
+    draw: Draw
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def real(self, name: str, low: float, high: float, log: bool) -> float:
+        if name not in self.values:
+            self.values[name] = self.draw.real(name, low, high, log)
+        return float(self.values[name])
+
+    def integer(self, name: str, low: int, high: int, log: bool) -> int:
+        if name not in self.values:
+            self.values[name] = self.draw.integer(name, low, high, log)
+        return int(self.values[name])
+
+    def choice(self, name: str, options: Sequence[Any]) -> Any:
+        if name not in self.values:
+            self.values[name] = self.draw.choice(name, options)
+        return self.values[name]
+
+
+@dataclass
+class Sized:
+    """The family's ranges at one place, small or large, and everything else in the middle: a known shape, not a known lr.
+
+    Attributes:
+        family, strategy: the pair.
+        share: 0 the low end of the family's ranges, 1 the high end.
+        preset: full knob names -> values that win where they fit.
+    """
+
+    family: str
+    strategy: str
+    share: float
+    preset: Mapping[str, Any] = field(default_factory=dict)
+
+    def _corner(self, name: str) -> CornerDraw:
+        values = {**self.preset, FAMILY: self.family, STRATEGY: self.strategy}
+        return CornerDraw(self.share if name.startswith(f"{self.family}.") else 0.5, values)
+
+    def real(self, name: str, low: float, high: float, log: bool) -> float:
+        return self._corner(name).real(name, low, high, log)
+
+    def integer(self, name: str, low: int, high: int, log: bool) -> int:
+        return self._corner(name).integer(name, low, high, log)
+
+    def choice(self, name: str, options: Sequence[Any]) -> Any:
+        return self._corner(name).choice(name, options)
+
+
+class Candidates:
+    """The candidates of one study.
+
+    Args:
+        plugins: loaded for the study: all of its families and strategies.
+        teacher: what is known of the teacher.
+
+    Raises:
+        InputError: no family of the study fits any of its strategies.
+    """
+
+    def __init__(self, config: StudyConfig, plugins: Plugins, teacher: ModelInfo) -> None:
+        self.config, self.teacher = config, teacher
+        self.families: dict[str, type[Family]] = {name: plugins.families[name] for name in config.space.families}
+        self.strategies: dict[str, type[Strategy]] = {name: plugins.strategies[name] for name in config.space.strategies}
+        self.knobs = Knobs(config.space.knobs)
+        self.pairs = [(family, strategy) for family in self.families for strategy in self.strategies if self._fits(family, strategy)]
+        if not self.pairs:
+            raise InputError(
+                f"space: no strategy of {', '.join(self.strategies)} fits a family of {', '.join(self.families)}: add one, "
+                "such as the strategy hard, which fits every family"
+            )
+
+    def _fits(self, family: str, strategy: str) -> bool:
+        return bool(self.strategies[strategy].fits(self.teacher, self.families[family].provides))
+
+    def draw(self, draw: Draw) -> Candidate | str:
+        """One candidate.
+
+        Returns:
+            the candidate; or the reason, in words, where the pair that was drawn does not fit.
+
+        Raises:
+            InputError: an override does not fit its knob.
+            PluginError: a plugin's `suggest` gives what its class does not take.
+        """
+        noted = _Noted(draw)
+        family_name = _one_of(noted, FAMILY, tuple(self.families))
+        strategy_name = _one_of(noted, STRATEGY, tuple(self.strategies))
+        if (family_name, strategy_name) not in self.pairs:
+            return f"{strategy_name} does not fit {family_name}"
+        family_class, strategy_class = self.families[family_name], self.strategies[strategy_name]
+        teacher = self.teacher
+        try:
+            family: Family = family_class(**family_class.suggest(self.knobs.space(noted, family_name), teacher))
+            info, params = family.info(teacher), int(family.size(teacher))
+        except KdsearchError:
+            raise
+        except Exception as problem:  # a plugin's code can raise anything; the message has to name the plugin
+            raise PluginError(f"family {family_name}: its shape cannot be drawn: {type(problem).__name__}: {problem}") from problem
+        try:
+            strategy: Strategy = strategy_class(**strategy_class.suggest(self.knobs.space(noted, strategy_name), teacher, info))
+        except KdsearchError:
+            raise
+        except Exception as problem:  # as above
+            raise PluginError(f"strategy {strategy_name}: its fields cannot be drawn: {type(problem).__name__}: {problem}") from problem
+        training = {"lr": global_knob(self.knobs, noted, "lr")}
+        spec = TrialSpec(family_name, dump(family), strategy_name, dump(strategy), training, float(self.config.search.epochs), 0)
+        address = spec.hash
+        # the seed comes from what the student is, so the same student is the same training run in whichever order it was proposed
+        seed = int(digest(str(self.config.seed), address)[:7], 16)
+        return Candidate(replace(spec, seed=seed), address, family, strategy, params, noted.values)
+
+    def over(self, costs: Mapping[str, int]) -> str | None:
+        """The first of the study's limits that these costs break, in words: `params 12,000,000 > 10,000,000`."""
+        for name, limit in self.config.search.limits.items():
+            if name in costs and costs[name] > limit:
+                return f"{name} {costs[name]:,} > {limit:,}"
+        return None
+
+    def openings(self, count: int) -> list[Candidate]:
+        """What to try first: small, middle and large students and the families' known shapes, each strategy once before any a second time.
+
+        Large is the largest within the limit on parameters. What breaks it all the same is left out.
+        """
+        shapes = [self._shapes(family) for family in self.families]
+        longest = max(map(len, shapes))
+        mixed = [each[place] for place in range(longest) for each in shapes if place < len(each)]  # families in turn
+        strategies = list(self.strategies)
+        chosen: dict[str, Candidate] = {}
+        for turn in range(len(mixed)):
+            for place, strategy in enumerate(strategies):
+                if len(chosen) == count:
+                    return list(chosen.values())
+                family, share, preset = mixed[(turn + place) % len(mixed)]
+                candidate = self.draw(Sized(family, strategy, share, preset))
+                if isinstance(candidate, Candidate) and not self.over({"params": candidate.params}):
+                    chosen.setdefault(candidate.hash, candidate)
+        return list(chosen.values())
+
+    def _shapes(self, family: str) -> list[tuple[str, float, Mapping[str, Any]]]:
+        """(family, share, preset) of its corners, the known shapes between them."""
+        strategy = next((strategy for name, strategy in self.pairs if name == family), None)
+        if strategy is None:
+            return []
+        largest = 1.0
+        while largest > 0.05:
+            candidate = self.draw(Sized(family, strategy, largest))
+            if isinstance(candidate, Candidate) and not self.over({"params": candidate.params}):
+                break
+            largest -= 0.1
+        corners: list[tuple[str, float, Mapping[str, Any]]] = [(family, share, {}) for share in (0.0, largest / 2, max(0.0, largest))]
+        known: list[tuple[str, float, Mapping[str, Any]]] = [
+            (family, 0.5, {f"{family}.{name}": value for name, value in values.items()})
+            for values in self.families[family].known_good(self.teacher)
+        ]
+        mixed = []
+        for place in range(max(len(corners), len(known))):
+            mixed += corners[place : place + 1] + known[place : place + 1]
+        return mixed
+
+
+def _one_of(draw: Draw, name: str, options: tuple[str, ...]) -> str:
+    return options[0] if len(options) == 1 else str(draw.choice(name, options))

@@ -1,0 +1,157 @@
+"""What a study may try, before it tries anything: every knob with its range and condition, the pairs, the sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from kdsearch.api import Family, ModelInfo
+from kdsearch.config import StudyConfig
+from kdsearch.cost import Cost
+from kdsearch.errors import InputError
+from kdsearch.plugins import Plugins
+from kdsearch.searching.candidates import FAMILY, STRATEGY, Candidate, Candidates, Sized
+from kdsearch.space import Draw, Knob, RandomDraw
+
+
+@dataclass(frozen=True)
+class KnobLine:
+    """A knob, ready to print."""
+
+    name: str
+    values: str  # its range or options, as drawn in this study
+    when: str  # "always", or the condition under which it is drawn
+
+
+@dataclass(frozen=True)
+class PairLine:
+    """A family and a strategy."""
+
+    family: str
+    strategy: str
+    fits: bool
+    why: str  # empty where they fit
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What random draws of the space show."""
+
+    knobs: tuple[KnobLine, ...]  # by name
+    pairs: tuple[PairLine, ...]
+    smallest: int  # parameters, of what was drawn, corners included
+    largest: int
+    over_limit: float  # share of the random draws that a limit refuses
+    notes: tuple[str, ...]  # ranges that are not what the study file asked for
+    candidates: tuple[Candidate, ...]  # the random draws within the limits, for an estimate of time
+
+
+@dataclass
+class _Pair(RandomDraw):
+    """Random, but for the pair."""
+
+    family: str
+    strategy: str
+
+    def choice(self, name: str, options: Sequence[Any]) -> Any:
+        return {FAMILY: self.family, STRATEGY: self.strategy}.get(name) or super().choice(name, options)
+
+
+def explore(
+    config: StudyConfig, plugins: Plugins, teacher: ModelInfo, draws: int = 400, price: Callable[[Family], Cost] | None = None
+) -> Exploration:
+    """Draw all over the space, with the study's seed; nothing is trained.
+
+    Args:
+        draws: random draws, dealt evenly to the pairs that fit.
+        price: exact costs of a student, asked only where the study limits bytes or FLOPs; without it, those limits are not looked at.
+
+    Raises:
+        InputError: an override that no knob has or that does not fit its knob; no pair that fits; limits that no student keeps.
+        PluginError: a plugin's `suggest` gives what its class does not take.
+    """
+    space = Candidates(config, plugins, teacher)
+    rng = np.random.default_rng(config.seed)
+    corners = [_fitting(space, Sized(*pair, share)) for pair in space.pairs for share in (0.0, 0.5, 1.0)]
+    drawn = [_fitting(space, _Pair(rng, *space.pairs[turn % len(space.pairs)])) for turn in range(max(draws, len(space.pairs)))]
+    space.knobs.refuse_unknown()
+    if not {"bytes", "flops"} & config.search.limits.keys():
+        price = None
+    broken = [space.over(asdict(price(each.family)) if price else {"params": each.params}) for each in drawn + corners]
+    smallest, smallest_broken = min(zip([each.params for each in drawn + corners], broken, strict=True), key=lambda pair: pair[0])
+    if all(broken):
+        raise InputError(
+            f"search.limits: no student of this space keeps them; the smallest breaks {smallest_broken}: raise it or narrow the space"
+        )
+    refused = [limit is not None for limit in broken[: len(drawn)]]
+    return Exploration(
+        knobs=tuple(
+            KnobLine(name, str(knob), _when(name, knob, drawn + corners, space)) for name, knob in sorted(space.knobs.declared.items())
+        ),
+        pairs=tuple(
+            PairLine(family, strategy, (family, strategy) in space.pairs, _why_not(family, strategy, space, drawn))
+            for family in space.families
+            for strategy in space.strategies
+        ),
+        smallest=smallest,
+        largest=max(each.params for each in drawn + corners),
+        over_limit=sum(refused) / len(drawn),
+        notes=tuple(space.knobs.notes[name] for name in sorted(space.knobs.notes)),
+        candidates=tuple(each for each, out in zip(drawn, refused, strict=True) if not out),
+    )
+
+
+def _fitting(space: Candidates, draw: Draw) -> Candidate:
+    candidate = space.draw(draw)
+    assert isinstance(candidate, Candidate), candidate  # only pairs that fit are drawn here
+    return candidate
+
+
+def _why_not(family: str, strategy: str, space: Candidates, drawn: Sequence[Candidate]) -> str:
+    if (family, strategy) in space.pairs:
+        return ""
+    needed = {need.signal for each in drawn if each.spec.strategy == strategy for need in each.strategy.student_needs()}
+    lacking = sorted(needed - space.families[family].provides)
+    return f"{family} does not show {', '.join(lacking)}" if lacking else f"{strategy}.fits() says no to {family}"
+
+
+def _when(name: str, knob: Knob, drawn: Sequence[Candidate], space: Candidates) -> str:
+    """The condition under which a knob is drawn, as far as the draws show."""
+    prefix = name.split(".")[0]
+    kind, several = (FAMILY, len(space.families) > 1) if prefix in space.families else (STRATEGY, len(space.strategies) > 1)
+    if knob.kind == "fixed":  # it is never drawn, so the draws do not show where it is asked for
+        own = prefix in space.families or prefix in space.strategies
+        return f"{kind} = {prefix}" if own and several else "wherever it is asked for"
+    reasons: dict[str, list[str]] = {}  # condition within a family or strategy -> the ones that have it
+    members = list(space.families if kind == FAMILY else space.strategies)
+    for member in members:
+        own_draws = [each for each in drawn if getattr(each.spec, kind) == member]
+        having = [each for each in own_draws if name in each.knobs]
+        if having:
+            reasons.setdefault(_tell_apart(having, [each for each in own_draws if name not in each.knobs]), []).append(member)
+    texts = []
+    for reason, holders in reasons.items():
+        where = f"{kind} = {' | '.join(holders)}" if several and len(holders) < len(members) else ""
+        texts.append(" and ".join(part for part in (where, reason) if part))
+    return ", or ".join(text for text in texts if text) or "always"
+
+
+def _tell_apart(having: Sequence[Candidate], lacking: Sequence[Candidate]) -> str:
+    """The one drawn knob whose value decides, if there is one; empty where nothing lacks it."""
+    if not lacking:
+        return ""
+    for name in having[0].knobs:
+        if not all(name in each.knobs for each in (*having, *lacking)):
+            continue
+        with_it, without = [each.knobs[name] for each in having], [each.knobs[name] for each in lacking]
+        if not set(map(repr, with_it)) & set(map(repr, without)) and not any(isinstance(value, float) for value in with_it):
+            if isinstance(with_it[0], int) and not isinstance(with_it[0], bool):
+                if min(with_it) > max(without):
+                    return f"{name} >= {min(with_it)}"
+                if max(with_it) < min(without):
+                    return f"{name} <= {max(with_it)}"
+            return f"{name} = {' | '.join(sorted(set(map(str, with_it))))}"
+    return "sometimes"

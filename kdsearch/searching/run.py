@@ -1,0 +1,236 @@
+"""A study in motion: what is proposed, started, stopped, finished or lost, each first in the ledger and only then acted on.
+
+Knows nothing of Ray: the bridge calls it, and a test can call it by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdsearch import front, io
+from kdsearch.config import StudyConfig
+from kdsearch.errors import EnvironmentProblem, KdsearchError
+from kdsearch.record import State
+from kdsearch.searching import dashboard
+from kdsearch.searching.ledger import Ledger
+from kdsearch.searching.rungs import Rungs
+from kdsearch.searching.sampler import Sampler
+from kdsearch.trial import TrialResult
+
+ATTEMPTS = 3  # of one trial on nodes that die; after that the trial itself is the likelier culprit
+EXPORT_SECONDS = 60.0  # between exports of study.db
+
+
+@dataclass
+class Live:
+    """A trial that runs now."""
+
+    trial: int
+    attempt: int
+    proposal: int  # the sampler's number for it
+    since: float = field(default_factory=time.monotonic)
+    share: float = 0.0
+    score: float | None = None
+    stopped: bool = False
+
+
+class StudyRun:
+    """One run of a study, from its ledger on.
+
+    Args:
+        folder: studies/<name>, owned by this process.
+        places: how many trials may run at once; asked before every proposal, because clusters grow and shrink.
+        changed: called after every event, for whoever shows the run.
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        folder: Path,
+        manifest: Mapping[str, Any],
+        ledger: Ledger,
+        sampler: Sampler,
+        rungs: Rungs | None,
+        *,
+        places: Callable[[], int],
+        changed: Callable[[str, int], None],
+    ) -> None:
+        self.config, self.folder, self.manifest = config, folder, manifest
+        self.ledger, self.sampler, self.rungs = ledger, sampler, rungs
+        self.places, self.changed = places, changed
+        self.quality, self.cost = config.search.objectives
+        self.live: dict[str, Live] = {}
+        self.fetch: Callable[[tuple[int, int]], TrialResult | None] = lambda _: None
+        self.problem: KdsearchError | None = None  # what ended the run early
+        self.interrupted: int | None = None  # the signal that ended it
+        self.why_over: str | None = None  # in words, when no more can be proposed
+        self.began = time.monotonic()
+        self._exported = time.monotonic()
+
+    @property
+    def started(self) -> int:
+        """Trials started so far, in this run and before."""
+        return len(self.ledger.state.trials)
+
+    def out_of_time(self) -> bool:
+        minutes = self.config.search.minutes
+        return minutes is not None and time.monotonic() - self.began > minutes * 60
+
+    def over(self) -> bool:
+        """Whether running trials shall be ended now."""
+        return self.interrupted is not None or self.problem is not None or self.out_of_time()
+
+    def next_trial(self, key: str) -> dict[str, Any] | None:
+        """The next trial as a Tune configuration; None when there is none now.
+
+        key: what the caller will call it.
+        """
+        if self.over() or len(self.live) >= max(1, self.places()):
+            return None
+        try:
+            return self._next(key)
+        except KdsearchError as problem:
+            self.problem = problem
+            return None
+
+    def _next(self, key: str) -> dict[str, Any] | None:
+        state = self.ledger.state
+        done = self.started >= self.config.search.trials or self.why_over is not None
+        if done and not state.having(State.RETURNED):
+            return None
+        proposal = self.sampler.ask()
+        if proposal is None:
+            self.why_over = self.sampler.exhausted
+            return None
+        trial = state.next_number if proposal.trial is None else proposal.trial
+        costs = {"params": proposal.params, "bytes": proposal.bytes, "flops": proposal.flops}
+        spec = proposal.spec.to_json()
+        attempt = self.ledger.started(trial, spec, proposal.hash, proposal.knobs, **costs)
+        self.live[key] = Live(trial, attempt, proposal.number)
+        self.changed("started", trial)
+        return {"trial": trial, "attempt": attempt, "spec": json.dumps(spec)}
+
+    def reported(self, key: str, result: Mapping[str, Any]) -> bool:
+        """A rung's scores came in. Returns whether to stop the trial there."""
+        live = self.live.get(key)
+        if live is None or result.get("share") is None:
+            return False
+        share, score = float(result["share"]), result.get("score")
+        live.share, live.score = share, score
+        if share >= 1.0 or score is None:
+            return False
+        try:
+            self.ledger.rung(live.trial, live.attempt, share, score, result["trial_seconds"])
+            if self.rungs is None:
+                self.changed("rung", live.trial)
+                return False
+            size = getattr(self.ledger.state.trials[live.trial], self.cost)
+            self.rungs.record(live.trial, size, share, score)
+            live.stopped = self.rungs.verdict(live.trial, share)
+            if live.stopped:
+                self.ledger.stopped(live.trial, live.attempt, share, score, seconds={"total": result["trial_seconds"]})
+                self.sampler.tell_stopped(live.proposal)
+        except KdsearchError as problem:
+            self.problem = problem
+        self.changed("stopped" if live.stopped else "rung", live.trial)
+        return live.stopped
+
+    def ended(self, key: str, result: Mapping[str, Any] | None, error: bool) -> None:
+        """A trial's process is done with it, one way or another."""
+        live = self.live.pop(key, None)
+        if live is None or live.stopped:
+            return
+        try:
+            outcome = self.fetch((live.trial, live.attempt))
+            if outcome is not None:
+                self._finish(live, outcome)
+            elif self.over():
+                self._return(live, "interrupted")
+            else:
+                self._lost(live)
+        except KdsearchError as problem:
+            self.problem = problem
+
+    def _finish(self, live: Live, outcome: TrialResult) -> None:
+        trial = self.ledger.state.trials[live.trial]
+        score = outcome.scores.get(self.quality)
+        if outcome.status == "complete" and (score is None or not np.isfinite(score)):
+            outcome = TrialResult("failed", "not_finite", f"{self.quality} on validation is not a finite number", seconds=outcome.seconds)
+        if outcome.status != "complete":
+            self._fail(live, outcome.cause or "error", outcome.message or "no reason given", outcome.seconds)
+            return
+        assert outcome.logits is not None
+        assert score is not None
+        predictions = io.ensure_folder(self.folder / "predictions")
+        io.replace_file(predictions / f"{live.trial}.npy", _npy(outcome.logits))
+        io.write_folder(self.folder / "students" / str(live.trial), outcome.files)
+        facts = {key: value for key, value in outcome.record().items() if key not in ("scores", "params", "seconds")}
+        self.ledger.complete(live.trial, live.attempt, outcome.scores, trial.params, trial.bytes, trial.flops, outcome.seconds, **facts)
+        self.sampler.tell_complete(live.proposal, score, float(getattr(trial, self.cost)))
+        self.write_front()
+        self.changed("complete", live.trial)
+
+    def _fail(self, live: Live, cause: str, message: str, seconds: Mapping[str, float]) -> None:
+        self.ledger.failed(live.trial, live.attempt, cause, message, seconds=dict(seconds))
+        self.sampler.tell_failed(live.proposal)
+        if self.rungs is not None:
+            self.rungs.forget(live.trial)
+        self.changed("failed", live.trial)
+
+    def _return(self, live: Live, reason: str) -> None:
+        self.ledger.returned(live.trial, live.attempt, reason)
+        self.sampler.tell_returned(live.proposal)
+        if self.rungs is not None:
+            self.rungs.forget(live.trial)
+        self.changed("returned", live.trial)
+
+    def _lost(self, live: Live) -> None:
+        """The worker died without a word: its node, its memory, or the limit on its time."""
+        seconds = {"total": time.monotonic() - live.since}
+        if seconds["total"] >= self.config.search.trial_timeout:
+            self._fail(live, "timeout", f"still running after {seconds['total']:.0f} s and deaf: its process was ended", seconds)
+        elif live.attempt >= ATTEMPTS:
+            self._fail(live, "lost", f"its process died {live.attempt} times: too little memory, or code that crashes", seconds)
+        else:
+            self._return(live, "lost")
+
+    def settle(self) -> None:
+        """After the last trial: nothing stays RUNNING, the front and the export are up to date."""
+        for key in list(self.live):
+            live = self.live.pop(key)
+            if not live.stopped:
+                self._return(live, "interrupted")
+        self.write_front()
+        self.export()
+
+    def export(self) -> None:
+        """study.db, for optuna-dashboard; nothing reads it back."""
+        dashboard.export(self.ledger.state, self.sampler.space, self.folder / "study.db")
+
+    def write_front(self) -> None:
+        io.replace_json(self.folder / "front.json", front.document(self.ledger.state, self.manifest))
+
+    def tick(self) -> None:
+        """Now and then, whether anything happened or not."""
+        self.changed("tick", -1)
+        if time.monotonic() - self._exported > EXPORT_SECONDS and self.problem is None:
+            self._exported = time.monotonic()
+            try:
+                self.export()
+            except EnvironmentProblem as problem:
+                self.problem = problem
+
+
+def _npy(array: np.ndarray) -> bytes:
+    """As np.save writes it."""
+    stream = BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()

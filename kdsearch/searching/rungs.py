@@ -1,0 +1,118 @@
+"""Early stopping for a front: a student is given up only to smaller ones that already do better.
+
+The rule. At a rung, look at the students of equal or smaller size that were scored there, m of them. Stop this one when at least
+max(1, ceil(m / eta)) of them score at least its score + eps, eps being one standard error of its validation score.
+
+Why these. Only a smaller or equal student can dominate, so a large one never stops a small one, whatever its lead, and the smallest
+is never stopped. ceil(m / eta) is the rung rule of successive halving among the students that matter. eps keeps the rule from acting on
+noise: two students within it are the same for all that the rung can tell. While the order at a rung is the order at the end, a stopped
+student ends dominated and the front loses nothing.
+
+Why no fewer than eta competitors. With one or two, ceil(m / eta) = 1 asks for a rank among the best third of fewer than three: a single
+small student that learns fast would end every larger one that starts slowly, which is what large ones do. So the first students of a size
+range run to the end, and the rule acts once eta of them stand below. On planted curves, with the noise of 1,250 rows and large students
+that learn slowly, eta = 3 saves 38 % of the budget and loses 0.05 % of the hypervolume (tests/test_rungs.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from kdsearch.record import State, StudyState
+
+_ROUNDING = 1e-6  # a share is counted in examples: 0.2499999 is the rung at 0.25
+
+
+@dataclass(frozen=True)
+class _Scored:
+    size: float
+    share: float  # the report's own, at or a little past the rung's
+    score: float  # -inf where it was NaN
+
+
+class Rungs:
+    """The scores at each rung and the verdict on each trial.
+
+    A score that is NaN counts as the worst there is: it is one of the m, beats nobody, and loses to any number.
+
+    Args:
+        margin: eps for the score that is judged, 0 or more: `metrics.standard_error` of the study's quality on its validation rows.
+        shares: the rungs, as shares of the planned examples, each above 0 and below 1. At the end, 1, nobody is stopped.
+        eta: stop outside the best 1/eta; 3 by default. Larger keeps fewer.
+        minimum: competitors below which nobody is stopped; eta by default.
+    """
+
+    def __init__(
+        self,
+        margin: Callable[[float], float],
+        shares: Sequence[float] = (0.25, 0.5, 0.75),
+        eta: int = 3,
+        minimum: int | None = None,
+    ) -> None:
+        if list(shares) != sorted(set(shares)) or not all(0.0 < share < 1.0 for share in shares):
+            raise ValueError(f"shares must rise and lie between 0 and 1, not {list(shares)}")
+        if eta < 1:
+            raise ValueError(f"eta must be 1 or more, not {eta}")
+        self.shares = tuple(shares)
+        self.eta = eta
+        self.minimum = max(1, eta if minimum is None else minimum)
+        self._margin = margin
+        self._rungs: tuple[dict[int, _Scored], ...] = tuple({} for _ in self.shares)
+
+    def record(self, trial: int, size: float, share: float, score: float) -> None:
+        """A trial's score on the way.
+
+        Its first report at or past a rung and before the next is that rung's; a restarted trial replaces its own.
+
+        Args:
+            size: the study's cost of the student: parameters, bytes or FLOPs.
+            share: of the planned examples seen, 0..1.
+            score: the study's quality on validation, larger is better.
+        """
+        rung = self._rung(share)
+        if rung is None:
+            return
+        before = self._rungs[rung].get(trial)
+        if before is None or share <= before.share + _ROUNDING:
+            self._rungs[rung][trial] = _Scored(size, share, -math.inf if math.isnan(score) else score)
+
+    def verdict(self, trial: int, share: float) -> bool:
+        """Whether to stop the trial now, on its score recorded at this very share; never between rungs, before the first, at the end."""
+        rung = self._rung(share)
+        if rung is None:
+            return False
+        scored = self._rungs[rung]
+        own = scored.get(trial)
+        if own is None or abs(own.share - share) > _ROUNDING:
+            return False
+        rivals = [other.score for number, other in scored.items() if number != trial and other.size <= own.size]
+        if len(rivals) < self.minimum:
+            return False
+        bar = own.score if math.isinf(own.score) else own.score + self._margin(own.score)
+        ahead = sum(score >= bar and score > -math.inf for score in rivals)
+        return ahead >= max(1, math.ceil(len(rivals) / self.eta))
+
+    def forget(self, trial: int) -> None:
+        """A trial failed: it will never stand on the front, so what it scored on the way must not stop others."""
+        for scored in self._rungs:
+            scored.pop(trial, None)
+
+    def rebuild(self, state: StudyState, sizes: Mapping[int, float]) -> None:
+        """Take over the rung records of a study's ledger, on resume. Failed trials are left out.
+
+        Args:
+            sizes: trial number -> its cost.
+        """
+        for number, trial in state.trials.items():
+            if trial.state is not State.FAILED:
+                for rung in trial.rungs:
+                    self.record(number, sizes[number], rung.share, rung.score)
+
+    def _rung(self, share: float) -> int | None:
+        """The last rung at or before this share; None before the first and at the end."""
+        if share >= 1.0 - _ROUNDING:
+            return None
+        passed = [index for index, rung in enumerate(self.shares) if share >= rung - _ROUNDING]
+        return passed[-1] if passed else None

@@ -1,0 +1,345 @@
+"""Proposals: an Optuna study behind ask and tell. It lives in memory and is rebuilt from the ledger; nobody reads it back."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
+
+from kdsearch.api import Family, ModelInfo
+from kdsearch.config import StudyConfig
+from kdsearch.cost import Cost
+from kdsearch.errors import StateError
+from kdsearch.io import canonical
+from kdsearch.plugins import Plugins
+from kdsearch.record import State, TrialRecord
+from kdsearch.searching.candidates import Candidate, Candidates
+from kdsearch.searching.ledger import Ledger
+from kdsearch.trial import TrialSpec
+
+PATIENCE = 500  # proposals in a row that lead to nothing new before the sampler is set aside, and again before the search gives up
+
+
+OVER = 1.0  # a broken limit, as a constraint: Optuna ranks such a trial behind every one that keeps the limits
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A student to train next."""
+
+    number: int  # under which the answer is told; not the trial's number
+    trial: int | None  # the number of a trial that was returned and runs again; None for a fresh one
+    spec: TrialSpec
+    hash: str
+    knobs: Mapping[str, Any]
+    params: int
+    bytes: int
+    flops: int
+
+
+@dataclass
+class OptunaDraw:
+    """Values as an Optuna trial suggests them."""
+
+    trial: optuna.trial.Trial
+
+    def real(self, name: str, low: float, high: float, log: bool) -> float:
+        return self.trial.suggest_float(name, low, high, log=log)
+
+    def integer(self, name: str, low: int, high: int, log: bool) -> int:
+        return self.trial.suggest_int(name, low, high, log=log)
+
+    def choice(self, name: str, options: Sequence[Any]) -> Any:
+        return self.trial.suggest_categorical(name, options)
+
+
+@dataclass
+class RecordedDraw:
+    """The values of an earlier draw again, noting the distribution of each."""
+
+    knobs: Mapping[str, Any]
+    distributions: dict[str, BaseDistribution] = field(default_factory=dict)
+
+    def _again(self, name: str, distribution: FloatDistribution | IntDistribution | CategoricalDistribution) -> Any:
+        value = self.knobs.get(name)
+        if isinstance(distribution, CategoricalDistribution):
+            known = name in self.knobs and value in distribution.choices
+        else:
+            known = value is not None and distribution.low <= value <= distribution.high
+        if not known:
+            had = f"knob {name} had {value!r}, which is not in {distribution}"
+            raise StateError(had if name in self.knobs else f"it had no knob {name}")
+        self.distributions[name] = distribution
+        return value
+
+    def real(self, name: str, low: float, high: float, log: bool) -> float:
+        return float(self._again(name, FloatDistribution(low, high, log=log)))
+
+    def integer(self, name: str, low: int, high: int, log: bool) -> int:
+        return int(self._again(name, IntDistribution(low, high, log=log)))
+
+    def choice(self, name: str, options: Sequence[Any]) -> Any:
+        return self._again(name, CategoricalDistribution(options))
+
+
+def distributions(space: Candidates, knobs: Mapping[str, Any], what: str) -> dict[str, BaseDistribution]:
+    """Where the knobs of an earlier proposal came from.
+
+    Args:
+        what: the proposal, for the message.
+
+    Raises:
+        StateError: they cannot have been drawn from this space: a plugin or the study has changed.
+    """
+    draw = RecordedDraw(knobs)
+    try:
+        space.draw(draw)
+        gone = sorted(knobs.keys() - draw.distributions.keys())
+        if gone:
+            raise StateError(f"it had a knob {gone[0]}, which is asked for no more")
+    except StateError as problem:
+        why = "a plugin or the study file has changed: undo that, or use --out"
+        raise StateError(f"{what} comes from another space: {problem}; {why}") from None
+    return draw.distributions
+
+
+class Sampler:
+    """Proposes students of a study, and learns from what became of them.
+
+    Two objectives: the study's quality, maximised, and log10 of its cost, minimised.
+
+    Args:
+        ledger: the study's, open; refused and reused proposals are written there. Its trials are what the sampler knows at the start.
+        price: exact costs of a family's student, for the proposals that are made and for limits on bytes and FLOPs.
+        patience: PATIENCE, or less in tests.
+
+    Attributes:
+        exhausted: why `ask` gives nothing any more; None while it may.
+
+    Raises:
+        InputError, PluginError: as `Candidates`.
+        StateError: the ledger's proposals come from another space.
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        plugins: Plugins,
+        teacher: ModelInfo,
+        ledger: Ledger,
+        price: Callable[[Family], Cost],
+        patience: int = PATIENCE,
+    ) -> None:
+        self.space = Candidates(config, plugins, teacher)
+        self.exhausted: str | None = None
+        self._config, self._ledger, self._price, self._patience = config, ledger, price, patience
+        self._live: dict[int, Proposal] = {}
+        state = ledger.state
+        before = [each["knobs"] for each in (*state.refused, *state.reused)] + [record.knobs for record in state.trials.values()]
+        self._drawn = {canonical(knobs) for knobs in before}
+        # a fresh sampler with the seed of the last run would repeat its first proposals
+        seed, fallback_seed = (int(word) for word in np.random.SeedSequence((config.seed, ledger.state.length)).generate_state(2))
+        self._fallback = optuna.samplers.RandomSampler(seed=fallback_seed)
+        with quiet():
+            self._main = _optuna_sampler(config, seed)
+            self._study = optuna.create_study(directions=["maximize", "minimize"], sampler=self._main)
+        self._remember()
+        for opening in self.space.openings(config.search.trials // 2):
+            if opening.hash not in ledger.state.by_hash:
+                self._study.enqueue_trial(dict(opening.knobs))
+
+    @property
+    def live(self) -> list[int]:
+        """Numbers of the proposals that were not told yet; sweep them after a run."""
+        return sorted(self._live)
+
+    def ask(self) -> Proposal | None:
+        """The next student; trials that were returned come first, under their own number.
+
+        Returns:
+            None when the space has nothing new: see `exhausted`.
+        """
+        again = self._returned()
+        if again is not None or self.exhausted is not None:
+            return again
+        misses: dict[str, int] = {}
+        for attempt in range(2 * self._patience):
+            self._study.sampler = self._main if attempt < self._patience else self._fallback
+            found = self._propose()
+            if isinstance(found, Proposal):
+                return found
+            misses[found] = misses.get(found, 0) + 1
+        told = ", ".join(f"{count} {what}" for what, count in sorted(misses.items()))
+        self.exhausted = f"nothing new in {2 * self._patience} proposals in a row: {told}; widen space.knobs or search.limits to go on"
+        return None
+
+    def tell_complete(self, number: int, quality: float, cost: float) -> None:
+        """A proposal ran to its end.
+
+        Args:
+            quality: on validation; not finite counts as failed.
+            cost: parameters, bytes or FLOPs.
+        """
+        if not math.isfinite(quality):
+            self.tell_failed(number)
+            return
+        self._tell(number, TrialState.COMPLETE, [quality, _log_cost(cost)])
+
+    def tell_stopped(self, number: int) -> None:
+        """A proposal was given up at a rung: the sampler counts it as bad."""
+        self._tell(number, TrialState.PRUNED)
+
+    def tell_failed(self, number: int) -> None:
+        """A proposal ended without a score: the sampler learns nothing from it."""
+        self._tell(number, TrialState.FAIL)
+
+    def tell_returned(self, number: int) -> None:
+        """A proposal was taken back. Once the ledger says so too, `ask` gives it again, under a new number of proposal."""
+        self._tell(number, TrialState.FAIL)
+
+    def _tell(self, number: int, state: TrialState, values: list[float] | None = None) -> None:
+        del self._live[number]
+        self._study.tell(number, values, state=state)
+
+    def _propose(self) -> Proposal | str:
+        """One proposal, or why it leads to nothing new."""
+        state = self._ledger.state
+        trial = self._study.ask()
+        candidate = self.space.draw(OptunaDraw(trial))
+        if isinstance(candidate, str):
+            self._study.tell(trial, state=TrialState.PRUNED)
+            return "of pairs that do not fit"
+        earlier = state.by_hash.get(candidate.hash)
+        if earlier is not None or any(candidate.hash == other.hash for other in self._live.values()):
+            self._answer_from(state.trials[earlier] if earlier is not None else None, trial, candidate)
+            return "seen before"
+        limit = self.space.over({"params": candidate.params})
+        costs = {} if limit else asdict(self._price(candidate.family))
+        limit = limit or self.space.over(costs)
+        if limit:
+            if self._is_news(candidate):
+                self._ledger.refused(candidate.knobs, candidate.params, limit)
+            trial.set_constraint("limits", OVER)
+            self._study.tell(trial, state=TrialState.PRUNED)
+            return "over a limit"
+        self._is_news(candidate)
+        proposal = Proposal(trial.number, None, candidate.spec, candidate.hash, candidate.knobs, **costs)
+        self._live[trial.number] = proposal
+        return proposal
+
+    def _answer_from(self, earlier: TrialRecord | None, trial: optuna.trial.Trial, candidate: Candidate) -> None:
+        news = self._is_news(candidate)
+        values = self._values(earlier) if earlier is not None else None
+        if news and earlier is not None and values is not None:
+            self._ledger.reused(candidate.knobs, earlier.number)
+            self._study.tell(trial, values)
+        elif news and earlier is not None and earlier.state is State.STOPPED:
+            self._study.tell(trial, state=TrialState.PRUNED)
+        else:  # running, failed, or the very same knobs again: nothing to be learnt yet, or ever
+            self._study.tell(trial, state=TrialState.FAIL)
+
+    def _is_news(self, candidate: Candidate) -> bool:
+        """Whether these very knobs were not drawn before; different knobs can give the same student, and that is worth knowing."""
+        drawn = canonical(dict(candidate.knobs))
+        if drawn in self._drawn:
+            return False
+        self._drawn.add(drawn)
+        return True
+
+    def _returned(self) -> Proposal | None:
+        running = {other.hash for other in self._live.values()}
+        for record in self._ledger.state.having(State.RETURNED):
+            if record.hash in running:
+                continue
+            ranges = distributions(self.space, record.knobs, f"trial {record.number}")
+            self._study.add_trial(create_trial(state=TrialState.RUNNING, params=dict(record.knobs), distributions=ranges))
+            number = len(self._study.get_trials(deepcopy=False)) - 1
+            spec = TrialSpec.from_json(record.spec)
+            proposal = Proposal(number, record.number, spec, record.hash, record.knobs, record.params, record.bytes, record.flops)
+            self._live[number] = proposal
+            return proposal
+        return None
+
+    def _values(self, record: TrialRecord) -> list[float] | None:
+        quality, cost = self._config.search.objectives
+        return objective_values(record, quality, cost)
+
+    def _remember(self) -> None:
+        """Tell the fresh study all that the ledger knows; running and returned trials are yet to come."""
+        state = self._ledger.state
+        for record in state.refused:
+            ranges = distributions(self.space, record["knobs"], "a refused proposal")
+            over = {"limits": OVER}
+            self._study.add_trial(create_trial(state=TrialState.PRUNED, params=record["knobs"], distributions=ranges, constraints=over))
+        answered = [(state.trials[record["trial"]], record["knobs"]) for record in state.reused]
+        finished = [(record, record.knobs) for _, record in sorted(state.trials.items())]
+        for place, (record, knobs) in enumerate(finished + answered):
+            values = self._values(record)
+            ended = optuna_state(record, values)
+            if ended is not None:
+                ranges = distributions(self.space, knobs, f"trial {record.number}")
+                generation = _generation(self._main, place) if ended is TrialState.COMPLETE else {}
+                self._study.add_trial(
+                    create_trial(
+                        state=ended,
+                        values=values if ended is TrialState.COMPLETE else None,
+                        params=dict(knobs),
+                        distributions=ranges,
+                        system_attrs=generation,
+                    )
+                )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without Optuna's word on every study made, and on what it calls experimental."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _optuna_sampler(config: StudyConfig, seed: int) -> optuna.samplers.BaseSampler:
+    if config.search.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    if config.search.sampler == "nsga2":
+        # the first generation is random, so it may be at most a quarter of the study
+        return optuna.samplers.NSGAIISampler(population_size=min(50, max(8, config.search.trials // 4)), seed=seed)
+    # with several objectives TPE is univariate unless told; the knobs of a student depend on each other, and many are conditional
+    return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+
+
+def _generation(sampler: optuna.samplers.BaseSampler, place: int) -> dict[str, Any]:
+    """What a genetic sampler notes on a trial and the ledger does not keep: without it, a resumed search would begin at random again."""
+    if not isinstance(sampler, optuna.samplers.NSGAIISampler):
+        return {}
+    return {sampler._get_generation_key(): place // (sampler.population_size or 1)}
+
+
+def _log_cost(cost: float) -> float:
+    return math.log10(max(1.0, cost))  # a student without a matrix product has 0 FLOPs
+
+
+def objective_values(record: TrialRecord, quality: str, cost: str) -> list[float] | None:
+    """[quality, log10 of the cost] of a complete trial; None for any other, and where the quality is not finite."""
+    score = record.scores.get(quality, math.nan)
+    return [score, _log_cost(getattr(record, cost))] if math.isfinite(score) else None
+
+
+def optuna_state(record: TrialRecord, values: Sequence[float] | None) -> TrialState | None:
+    """How Optuna calls the end of a trial; None while it has none."""
+    if record.state is State.COMPLETE:
+        return TrialState.FAIL if values is None else TrialState.COMPLETE
+    return {State.STOPPED: TrialState.PRUNED, State.FAILED: TrialState.FAIL}.get(record.state)

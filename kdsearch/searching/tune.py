@@ -1,0 +1,165 @@
+"""The bridge to Ray Tune: Searcher, TrialScheduler, Callback and trainable, each a few lines that hand over to `run.StudyRun`.
+
+Tune pickles some of these for snapshots that we never read; what they hand over to therefore stays in this process, under a key.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from kdsearch import trial
+from kdsearch.assets import Assets
+from kdsearch.searching.cluster import on_this_node
+from kdsearch.searching.run import StudyRun
+
+GRACE = 30.0  # seconds after its timeout that a trial may take to notice; then its process ends itself
+
+_running: dict[str, StudyRun] = {}
+
+
+class _Here:
+    """Leaves what it belongs to in this process when Tune pickles it."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    @property
+    def study(self) -> StudyRun:
+        return _running[self.key]
+
+
+class _Searcher(_Here, Searcher):  # type: ignore[misc]  # Ray is not typed
+    def __init__(self, key: str) -> None:
+        Searcher.__init__(self)
+        _Here.__init__(self, key)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        given = self.study.next_trial(trial_id)
+        if given is None:
+            # Nothing now: wait while trials run (one may be lost and come back), else the search is over.
+            return None if self.study.live else Searcher.FINISHED
+        return given
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        return None  # the scheduler hears every result; this one is skipped on STOP
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self.study.ended(trial_id, result, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        return None
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise RuntimeError("a study is resumed from its ledger, never from a snapshot")
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        return None
+
+
+class _Scheduler(_Here, FIFOScheduler):  # type: ignore[misc]
+    """Early stopping on the whole front: the verdict comes from the rungs."""
+
+    def __init__(self, key: str) -> None:
+        FIFOScheduler.__init__(self)
+        _Here.__init__(self, key)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return True
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        return str(TrialScheduler.STOP if self.study.reported(trial.trial_id, result) else TrialScheduler.CONTINUE)
+
+
+class _Stopper(_Here, tune.Stopper):  # type: ignore[misc]
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.study.over()
+
+
+class _Tick(_Here, tune.Callback):  # type: ignore[misc]
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.study.tick()
+
+
+@ray.remote(num_cpus=0)
+class Sink:
+    """Beside the driver: holds what finished trials hand over until the driver fetches it. A worker's own objects would die with it."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, int], trial.TrialResult] = {}
+
+    def put(self, key: tuple[int, int], result: trial.TrialResult) -> None:
+        self._held[key] = result
+
+    def take(self, key: tuple[int, int]) -> trial.TrialResult | None:
+        return self._held.pop(key, None)
+
+
+def _train(config: dict[str, Any], *, assets: Assets, sink: Any, quality: str, timeout: float, threads: int) -> None:
+    """What a worker runs. A STOP ends it inside `tune.report`, with SystemExit, which must pass."""
+    torch.set_num_threads(threads)
+    key = (config["trial"], config["attempt"])
+    # Ends the process even where Python itself hangs; the driver then sees how long the trial had run.
+    faulthandler.dump_traceback_later(timeout + GRACE, exit=True, file=sys.__stderr__ or sys.stderr)
+    try:
+
+        def report(rung: trial.Report) -> None:
+            tune.report({"share": rung.share, "score": rung.scores[quality], "trial_seconds": rung.seconds})
+
+        spec = trial.TrialSpec.from_json(json.loads(config["spec"]))
+        result = trial.run(spec, assets, report, deadline=time.monotonic() + timeout)
+        # Before the final report: a trial that is stopped there would end without having handed over its student.
+        ray.get(sink.put.remote(key, result))
+        tune.report({"share": 1.0, "trial_seconds": result.seconds["total"]})
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def drive(study: StudyRun, assets: Assets, *, cpu: int, gpu: float, timeout: float, attached: Callable[[], None]) -> None:
+    """Search until `study` says that it is over. Ray must be connected.
+
+    attached: called when Ray's own signal handlers can no longer replace the caller's.
+    """
+    key = str(id(study))
+    _running[key] = study
+    sink = Sink.options(scheduling_strategy=on_this_node()).remote()  # type: ignore[attr-defined]
+    study.fetch = lambda at: ray.get(sink.take.remote(at))
+    attached()
+    with tempfile.TemporaryDirectory(prefix="kdsearch-") as scratch:
+        try:
+            trainable = tune.with_resources(
+                tune.with_parameters(_train, assets=assets, sink=sink, quality=study.quality, timeout=timeout, threads=cpu),
+                {"cpu": cpu, "gpu": gpu},
+            )
+            tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(search_alg=_Searcher(key), scheduler=_Scheduler(key), num_samples=-1, reuse_actors=True),
+                run_config=tune.RunConfig(
+                    name="search",
+                    storage_path=os.path.abspath(scratch),
+                    verbose=0,
+                    stop=_Stopper(key),
+                    callbacks=[_Tick(key)],
+                    failure_config=tune.FailureConfig(max_failures=0),
+                ),
+            ).fit()
+        finally:
+            del _running[key]

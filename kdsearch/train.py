@@ -1,0 +1,191 @@
+"""One plain training loop: length-bucketed batches from arrays, AdamW, linear warm-up and decay, clipping."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdsearch.api import Batch
+from kdsearch.data import Tokens
+
+POOL = 32  # batches that are sorted by length together: near-equal lengths, and still a shuffle
+
+
+class NotFinite(ArithmeticError):
+    """The loss became NaN or infinite."""
+
+
+class OutOfTime(TimeoutError):
+    """The deadline passed."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast; the schedule's shape is the same for every trial, so that rungs compare like with like."""
+
+    lr: float  # peak of the schedule
+    epochs: float = 3.0
+    batch_size: int = 32
+    weight_decay: float = 0.01
+    warmup: float = 0.1  # share of all steps
+    clip: float = 1.0  # global norm of all trained parameters, projections included
+
+
+class Rows:
+    """Token rows and labels on a device, made into padded batches without any Python per row."""
+
+    def __init__(self, tokens: Tokens, labels: np.ndarray, *, pad: int, device: torch.device, first: int = 0) -> None:
+        """first: the study's row number of row 0."""
+        self.device, self.pad, self.first = device, pad, first
+        self.lengths = tokens.lengths
+        self._ids = as_tensor(tokens.ids).to(device)
+        self._offsets = as_tensor(np.asarray(tokens.offsets)).to(device)
+        self._types = None if tokens.types is None else as_tensor(tokens.types).to(device)
+        self._labels = as_tensor(labels).to(device)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """rows: (B,) int64 row numbers within this set."""
+        chosen = torch.from_numpy(rows).to(self.device)
+        mask, places = token_places(self._offsets, chosen, int(self.lengths[rows].max()), len(self._ids))
+        ids = torch.where(mask, self._ids[places].long(), self.pad)
+        types = None if self._types is None else torch.where(mask, self._types[places].long(), 0)
+        return Batch(ids, mask, self._labels[chosen], chosen + self.first, types)
+
+
+def token_places(offsets: Tensor, rows: Tensor, width: int, total: int) -> tuple[Tensor, Tensor]:
+    """Where the tokens of rows lie in a flat array: mask (B, width) bool and places (B, width) int64, padding pointing at a valid place."""
+    starts = offsets[rows].unsqueeze(1)
+    lengths = offsets[rows + 1].unsqueeze(1) - starts
+    steps = torch.arange(width, device=offsets.device).unsqueeze(0)
+    return steps < lengths, (starts + steps).clamp_max(total - 1)
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """A view of an array that may be read-only (a memory map, Ray's object store): whoever gets it must not write into it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(array))
+
+
+def bucketed(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """One epoch of shuffled batches (row numbers) whose rows have near-equal lengths."""
+    order = rng.permutation(len(lengths))
+    batches: list[np.ndarray] = []
+    for start in range(0, len(order), POOL * batch_size):
+        pool = order[start : start + POOL * batch_size]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches.extend(pool[at : at + batch_size] for at in range(0, len(pool), batch_size))
+    for index in rng.permutation(len(batches)):
+        yield batches[index]
+
+
+def in_order(lengths: np.ndarray, tokens_per_batch: int = 8192) -> Iterator[np.ndarray]:
+    """Every row once, longest first, in batches of about equal work: for passes without gradients."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, tokens_per_batch // max(1, int(lengths[order[start]])))
+        yield order[start : start + size]
+        start += size
+
+
+def groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, object]]:
+    """Optimiser groups: matrices decay; vectors and embedding tables do not (decay would move the rows of words that never occur)."""
+    tables = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag)}
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    decayed = [p for p in trained if p.ndim >= 2 and id(p) not in tables]
+    plain = [p for p in trained if p.ndim < 2 or id(p) in tables]
+    return [
+        {"params": decayed, "lr": lr, "weight_decay": weight_decay},
+        {"params": plain, "lr": lr, "weight_decay": 0.0},
+    ]
+
+
+def steps_per_epoch(rows: int, batch_size: int) -> int:
+    return -(-rows // batch_size)
+
+
+def fit(
+    step: Callable[[np.ndarray, float], dict[str, Tensor]],
+    parameter_groups: Sequence[dict[str, object]],
+    lengths: np.ndarray,
+    recipe: Recipe,
+    *,
+    seed: int,
+    rungs: Sequence[float] = (),
+    on_rung: Callable[[float], bool] | None = None,
+    deadline: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[dict[str, float]]:
+    """Train until the recipe's budget is used.
+
+    Args:
+        step: (row numbers of a batch, share of the budget already seen) -> loss terms, whose sum is minimised.
+        parameter_groups: for AdamW; each group's "lr" is the peak of its schedule.
+        lengths: (N,) tokens of each row.
+        seed: of the order of the rows alone; torch's generator is the caller's.
+        rungs: shares of the planned examples, ascending, below 1, after which on_rung is called; it returns True to stop here.
+        deadline: time.monotonic() after which to give up.
+        progress: called with (steps done, steps in all) after each step.
+
+    Returns:
+        The mean of each loss term over each twentieth of the budget, with "share" and "seconds" beside them.
+
+    Raises:
+        NotFinite: the loss is NaN or infinite.
+        OutOfTime: the deadline passed.
+    """
+    a_pass = steps_per_epoch(len(lengths), recipe.batch_size)
+    total = max(1, round(a_pass * recipe.epochs))
+    warm = max(1, round(total * recipe.warmup))
+    kept = [group for group in parameter_groups if group["params"]]
+    trained = [parameter for group in kept for parameter in group["params"]]  # type: ignore[attr-defined]
+    optimiser = torch.optim.AdamW(kept, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda at: (at + 1) / warm if at < warm else (total - at) / max(1, total - warm)
+    )
+    rng = np.random.default_rng(seed)
+    waiting = list(rungs)
+    history: list[dict[str, float]] = []
+    sums: dict[str, Tensor] = {}
+    counted = 0
+    begun = time.monotonic()
+    epoch = bucketed(lengths, recipe.batch_size, rng)
+    for at in range(total):
+        if deadline is not None and time.monotonic() > deadline:
+            raise OutOfTime
+        rows = next(epoch, None)
+        if rows is None:
+            epoch = bucketed(lengths, recipe.batch_size, rng)
+            rows = next(epoch)
+        terms = step(rows, at / total)
+        loss = torch.stack(list(terms.values())).sum()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, recipe.clip)
+        optimiser.step()
+        schedule.step()
+        for name, value in terms.items():
+            sums[name] = sums.get(name, torch.zeros_like(value.detach())) + value.detach()
+        counted += 1
+        if (at + 1) * 20 // total > at * 20 // total:
+            means = {name: float(value) / counted for name, value in sums.items()}
+            if not np.isfinite(sum(means.values())):
+                raise NotFinite(f"the loss is not finite after {at + 1} of {total} steps")
+            history.append({"share": (at + 1) / total, "seconds": time.monotonic() - begun, **means})
+            sums, counted = {}, 0
+        if progress is not None:
+            progress(at + 1, total)
+        while waiting and (at + 1) / total >= waiting[0] and at + 1 < total:
+            if on_rung is not None and on_rung(waiting.pop(0)):
+                return history
+    return history

@@ -1,0 +1,76 @@
+"""Whether a study's folder is what its ledger says: the front, and every student on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from kdsearch import config, data, front, metrics
+from kdsearch.errors import KdsearchError
+from kdsearch.student import WEIGHTS, load_student
+
+TOLERANCE = 1e-3  # of a logit: another batch size or number of threads adds up in another order
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    what: str
+    passed: bool
+    detail: str
+
+
+def verify(folder: Path) -> Iterator[Check]:
+    """Yield each check as it is done.
+
+    Raises:
+        StateError: the folder is not a study's.
+        InputError: its data cannot be read any more.
+    """
+    document = front.read(folder)
+    written = folder / "front.json"
+    same = written.is_file() and json.loads(written.read_text()) == document
+    yield Check(
+        "front.json", same, "equals the recomputation from the ledger" if same else "differs from the recomputation from the ledger"
+    )
+    points = document["points"]
+    if not points:
+        return
+    study = config.from_mapping(_study(folder), str(folder / "study.yaml"))
+    rows = data.load(study).validation
+    for point in points:
+        yield _student(folder, point, rows, study)
+
+
+def _study(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((folder / "study.yaml").read_text())
+    return loaded
+
+
+def _student(folder: Path, point: dict[str, Any], rows: data.Table, study: config.StudyConfig) -> Check:
+    what, path = f"student {point['trial']}", folder / point["student"]
+    try:
+        student = load_student(path, study.plugins)
+    except KdsearchError as problem:
+        return Check(what, False, str(problem))
+    size = (path / WEIGHTS).stat().st_size
+    if student.params != point["params"] or size != point["bytes"]:
+        return Check(what, False, f"{student.params:,} params, {size:,} bytes; recorded {point['params']:,} and {point['bytes']:,}")
+    logits = student.logits(rows.texts, rows.pairs)
+    assert rows.labels is not None
+    scores = metrics.scores(study.task, logits, rows.labels)
+    kept = np.load(folder / "predictions" / f"{point['trial']}.npy", allow_pickle=False)
+    furthest = float(np.abs(logits - kept).max()) if kept.shape == logits.shape else float("inf")
+    quality = study.search.objectives[0]
+    again, recorded = scores[quality], point["validation"][quality]
+    # One row whose two best logits are nearly equal may fall either way on another machine.
+    slack = 1 / len(rows.texts) if furthest <= TOLERANCE else 0.0
+    passed = furthest <= TOLERANCE and abs(again - recorded) <= slack + 1e-9
+    return Check(what, passed, f"{quality} {again:.4f}, recorded {recorded:.4f}; logits differ by at most {furthest:.1e}")

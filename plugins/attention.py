@@ -1,0 +1,90 @@
+"""Attention transfer: the student looks where the teacher looks, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from kdsearch import Batch, ModelInfo, Need, Outputs, Signal, Space, Strategy, hookimpl, losses
+from kdsearch.initialise import layer_map
+
+LEAST = 1e-6  # of a probability under a logarithm
+
+
+@dataclass(frozen=True)
+class AttentionKD(Strategy):
+    """weight * mean over pairs of layers and real tokens of the distance of attention rows, plus alpha * T^2 KL + (1 - alpha) * hard_loss.
+
+    Probabilities are averaged over heads first, so that head counts may differ. Attention is never cached: the teacher runs in the trial.
+    """
+
+    student_layers: int  # depth of the student that the map is for; recorded so that the needs are known from the fields alone
+    teacher_layers: int
+    weight: float  # 0, and then as `logit`, for a student whose tokens are not the teacher's
+    temperature: float
+    alpha: float
+    form: str = "mse"  # mse: squared difference, summed over keys · kl: KL(teacher's row || student's row)
+    layer_map: str = "uniform"  # uniform | first | last
+
+    name: ClassVar[str] = "attention"
+    source: ClassVar[str] = (
+        "Jiao et al. 2020, TinyBERT, arXiv:1909.10351, eq. 7, on probabilities averaged over heads; "
+        "kl: Wang et al. 2020, MiniLM, arXiv:2002.10957, section 3.1"
+    )
+
+    @classmethod
+    def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
+        weight = space.real("weight", 0.03, 100.0, log=True)
+        return {
+            "student_layers": student.layers,
+            "teacher_layers": teacher.layers,
+            "weight": weight if Signal.ATTENTION in student.provides and student.vocab == teacher.vocab else 0.0,
+            "temperature": space.temperature(),
+            "alpha": space.alpha(),
+            "form": space.choice("form", ("mse", "kl")),
+            "layer_map": space.choice("layer_map", ("uniform", "first", "last")),
+        }
+
+    @classmethod
+    def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
+        return Signal.ATTENTION in provides
+
+    def _pairs(self) -> list[tuple[int, int]]:
+        if self.weight == 0:
+            return []
+        # The map counts layers from 1, attention from 0.
+        return [(mine, theirs - 1) for mine, theirs in enumerate(layer_map(self.student_layers, self.teacher_layers, self.layer_map))]
+
+    def teacher_needs(self) -> tuple[Need, ...]:
+        wanted = sorted({theirs for _, theirs in self._pairs()})
+        return (Need(Signal.LOGITS), *(Need(Signal.ATTENTION, layer) for layer in wanted))
+
+    def student_needs(self) -> tuple[Need, ...]:
+        return (Need(Signal.LOGITS), *(Need(Signal.ATTENTION, mine) for mine, _ in self._pairs()))
+
+    def _distance(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        mine, theirs = student.mean(1), teacher.mean(1)  # (B, A, S, S) -> (B, S, S)
+        gaps = (mine - theirs).square() if self.form == "mse" else theirs * (logarithm(theirs) - logarithm(mine))
+        return losses.token_mean((gaps * mask.unsqueeze(1)).sum(-1), mask)
+
+    def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:
+        assert teacher is not None
+        terms = losses.logit_terms(student, teacher, batch, self.temperature, self.alpha)
+        distances = [
+            self._distance(student.layered[Signal.ATTENTION, mine], teacher.layered[Signal.ATTENTION, theirs], batch.mask)
+            for mine, theirs in self._pairs()
+        ]
+        return {"attention": self.weight * torch.stack(distances).mean(), **terms} if distances else terms
+
+
+def logarithm(probabilities: Tensor) -> Tensor:
+    return probabilities.clamp_min(LEAST).log()
+
+
+@hookimpl
+def kdsearch_strategies() -> Iterator[type[Strategy]]:
+    yield AttentionKD

@@ -1,0 +1,127 @@
+"""A smaller BERT: depth, width, head size, feed-forward ratio, and what it starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+
+from kdsearch import Encoder, Family, ModelInfo, Signal, Space, hookimpl, initialise
+
+HEAD_SIZES = (16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Transformer(Family):
+    """A stock BertForSequenceClassification, at most as deep and as wide as the teacher."""
+
+    layers: int
+    hidden: int  # a multiple of the head size
+    head_size: int
+    ff_ratio: int  # feed-forward width / hidden
+    start: str  # random | embeddings (the teacher's, projected by SVD) | first, uniform, last (the teacher's layers, cut by importance)
+
+    name: ClassVar[str] = "transformer"
+    source: ClassVar[str] = (
+        "Turc et al. 2019, Well-Read Students Learn Better, arXiv:1908.08962, section 3; starts from layers: Sanh et al. 2019"
+    )
+    provides: ClassVar[frozenset[Signal]] = frozenset(Signal)
+
+    @classmethod
+    def suggest(cls, space: Space, teacher: ModelInfo) -> dict[str, Any]:
+        own_size = teacher.hidden // teacher.heads
+        sizes = tuple(size for size in HEAD_SIZES if size <= own_size and teacher.hidden % size == 0) or (own_size,)
+        head_size = space.choice("head_size", sizes)
+        # A log range keeps the order of widths visible to the sampler; rounding makes them multiples of the head size.
+        width = space.integer("hidden", min(teacher.hidden, max(sizes)), teacher.hidden, log=True)
+        return {
+            "layers": space.integer("layers", 1, teacher.layers),
+            "hidden": min(teacher.hidden, max(1, round(width / head_size)) * head_size),
+            "head_size": head_size,
+            "ff_ratio": space.integer("ff_ratio", 1, max(1, teacher.intermediate // teacher.hidden)),
+            "start": space.choice("start", ("embeddings", "first", "uniform", "last", "random")),
+        }
+
+    @classmethod
+    def known_good(cls, teacher: ModelInfo) -> list[dict[str, Any]]:
+        own_size, ratio = teacher.hidden // teacher.heads, max(1, teacher.intermediate // teacher.hidden)
+        narrow = {"layers": 2, "hidden": teacher.hidden // 3, "head_size": own_size, "ff_ratio": ratio, "start": "embeddings"}
+        lower = [
+            {"layers": depth, "hidden": teacher.hidden, "head_size": own_size, "ff_ratio": ratio, "start": "first"}
+            for depth in range(1, max(2, teacher.layers // 2 + 1))
+        ]
+        return [narrow, *lower]
+
+    @property
+    def heads(self) -> int:
+        return self.hidden // self.head_size
+
+    def info(self, teacher: ModelInfo) -> ModelInfo:
+        return replace(
+            teacher,
+            layers=self.layers,
+            hidden=self.hidden,
+            heads=self.heads,
+            intermediate=self.hidden * self.ff_ratio,
+            provides=self.provides,
+        )
+
+    def size(self, teacher: ModelInfo) -> int:
+        width, inner = self.hidden, self.hidden * self.ff_ratio
+        embeddings = (teacher.vocab + teacher.positions + teacher.types + 2) * width
+        attention = 4 * (width * width + width) + 2 * width
+        feed_forward = 2 * width * inner + inner + width + 2 * width
+        pooler = width * width + width
+        return embeddings + self.layers * (attention + feed_forward) + pooler + (width + 1) * teacher.labels
+
+    def flops(self, teacher: ModelInfo, length: int) -> int:
+        width, inner = self.hidden, self.hidden * self.ff_ratio
+        attention = 4 * length * width * width + 2 * length * length * width
+        feed_forward = 2 * length * width * inner
+        return 2 * (self.layers * (attention + feed_forward) + width * width + width * teacher.labels)
+
+    def build(self, teacher: ModelInfo) -> nn.Module:
+        config = BertConfig(
+            vocab_size=teacher.vocab,
+            hidden_size=self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            intermediate_size=self.hidden * self.ff_ratio,
+            max_position_embeddings=teacher.positions,
+            type_vocab_size=teacher.types,
+            num_labels=teacher.labels,
+            problem_type="regression" if teacher.task == "regression" else "single_label_classification",
+        )
+        return Encoder(BertForSequenceClassification(config))
+
+    def start_from(self, student: nn.Module, teacher: nn.Module) -> None:
+        if self.start == "random":
+            return
+        assert isinstance(student, Encoder)
+        assert isinstance(teacher, PreTrainedModel)
+        weights = initialise.bert_names(teacher)
+        mine = initialise.bert_names(student.model)
+        if self.start == "embeddings":
+            initialise.start_embeddings(mine, weights, self.hidden)
+            return
+        initialise.start_layers(
+            mine,
+            weights,
+            layers=self.layers,
+            heads=self.heads,
+            teacher_layers=teacher.config.num_hidden_layers,
+            teacher_heads=teacher.config.num_attention_heads,
+            kind=self.start,
+        )
+
+    def stock(self, student: nn.Module) -> nn.Module:
+        assert isinstance(student, Encoder)
+        return student.model
+
+
+@hookimpl
+def kdsearch_families() -> Iterator[type[Family]]:
+    yield Transformer

@@ -1,0 +1,214 @@
+"""Whole searches with real Ray on a tiny world: files, a teacher's folder, a front."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import worlds
+
+import kdsearch
+from kdsearch import front
+from kdsearch.errors import StateError
+from kdsearch.io import read_log
+from kdsearch.verify import verify
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a teacher and one csv file of texts with string labels."""
+    folder = tmp_path_factory.mktemp("world")
+    names = ["angry", "calm", "sad"]
+    worlds.save_teacher(folder / "teacher", names=names)
+    lines, labels = worlds.texts(700)
+    pd.DataFrame({"text": lines, "label": [names[label] for label in labels]}).to_csv(folder / "texts.csv", index=False)
+    return folder
+
+
+def study(world: Path, name: str, **search: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "data": {"files": {"train": str(world / "texts.csv")}, "max_length": 16},
+        "teacher": {"model": str(world / "teacher")},
+        "space": {"knobs": {"lr": {"min": 3e-3, "max": 2e-2}, "transformer.layers": 1}},
+        "search": {"trials": 6, "epochs": 2, **search},
+    }
+
+
+def command(world: Path, name: str, *more: str, **search: Any) -> list[str]:
+    path = world / f"{name}.yaml"
+    path.write_text(json.dumps(study(world, name, **search)))
+    return [sys.executable, "-m", "kdsearch.cli", "search", str(path), "--out", str(world / "studies"), *more]
+
+
+def run(arguments: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False, **more)
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    return read_log(folder / "ledger.jsonl")
+
+
+def sound(folder: Path, trials: int) -> None:
+    """What a finished study owes, whatever happened on the way."""
+    records = events(folder)
+    ends = Counter(record["trial"] for record in records if record["event"] in ("complete", "stopped", "failed"))
+    assert sorted(ends) == list(range(trials))
+    assert set(ends.values()) == {1}
+    document = json.loads((folder / "front.json").read_text())
+    assert sum(document["trials"].values()) == trials
+    assert document == front.read(folder)
+    assert all(check.passed for check in verify(folder))
+
+
+@pytest.fixture(scope="module")
+def searched(world: Path) -> Path:
+    done = kdsearch.search(out=world / "studies", **study(world, "first"))
+    return done.folder
+
+
+@pytest.mark.timeout(240)
+def test_a_search_leaves_a_front_whose_students_give_their_scores_again(searched: Path) -> None:
+    sound(searched, 6)
+    document = json.loads((searched / "front.json").read_text())
+    assert document["points"]
+    assert {"study.yaml", "manifest.json", "study.db"} <= {path.name for path in searched.iterdir()}
+    specs = [record["spec"] for record in events(searched) if record["event"] == "started"]
+    assert {spec["strategy"] for spec in specs} == {"hard", "logit", "feature", "joint"}
+
+
+def test_the_best_student_within_a_size_is_picked_and_labels_texts(searched: Path) -> None:
+    picked = kdsearch.Study(searched).pick(max_params=10**9)
+    assert set(picked(["w0 w3 w6 w9", "w1 w4 w7"])) <= {"angry", "calm", "sad"}
+
+
+def test_going_on_with_a_finished_study_trains_nothing_and_changes_nothing(searched: Path, world: Path) -> None:
+    before = (searched / "front.json").read_bytes()
+    again = kdsearch.search(out=world / "studies", **study(world, "first"))
+    assert (again.folder / "front.json").read_bytes() == before
+    sound(searched, 6)
+
+
+def test_more_trials_may_be_asked_for_and_the_teacher_is_not_run_again(searched: Path, world: Path) -> None:
+    kdsearch.search(out=world / "studies", **study(world, "first", trials=7))
+    sound(searched, 7)
+    assert [record["teacher_forwards"] for record in events(searched) if record["event"] == "session"][-1] == 0
+
+
+def test_another_study_in_the_same_folder_is_refused_with_the_difference(searched: Path, world: Path) -> None:
+    with pytest.raises(StateError, match=r"search\.epochs: 2 -> 3"):
+        kdsearch.search(out=world / "studies", **study(world, "first", epochs=3))
+
+
+def test_fresh_refuses_a_folder_that_exists(searched: Path, world: Path) -> None:
+    with pytest.raises(StateError, match="exists already"):
+        kdsearch.search(out=world / "studies", fresh=True, **study(world, "first"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_second_seed_runs_the_teacher_on_nothing(searched: Path, world: Path) -> None:
+    other = study(world, "second") | {"seed": 1}
+    other["space"]["strategies"] = ["hard", "logit", "feature"]
+    done = kdsearch.search(out=world / "studies", **other)
+    assert [record["teacher_forwards"] for record in events(done.folder) if record["event"] == "session"] == [0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(world: Path) -> None:
+    arguments = command(world, "interrupted", trials=8)
+    folder = world / "studies" / "interrupted"
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: any(record["event"] == "complete" for record in events(folder)))
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    running = Counter(record["event"] for record in events(folder))
+    assert running["started"] == running["complete"] + running["stopped"] + running["failed"] + running["returned"]
+    assert run(arguments).returncode == 0
+    sound(folder, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_ten_kills_lose_nothing_and_run_nothing_twice(world: Path) -> None:
+    arguments = command(world, "killed", trials=12)
+    folder = world / "studies" / "killed"
+    acknowledged: dict[int, dict[str, Any]] = {}
+    for turn in range(10):
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # Spread over start-up, teacher, Ray, training and settling.
+        time.sleep(4 + 2.3 * turn)
+        process.kill()
+        process.wait()
+        now = {record["trial"]: record for record in events(folder) if record["event"] == "complete"}
+        assert acknowledged.items() <= now.items()
+        acknowledged = now
+    last = run(arguments)
+    assert last.returncode == 0, last.stderr
+    sound(folder, 12)
+    kept = {record["trial"]: record for record in events(folder) if record["event"] == "complete"}
+    assert acknowledged.items() <= kept.items()
+
+
+def wait_for(true: Any, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.2)
+
+
+CLUSTER = """
+import sys
+from pathlib import Path
+from ray.cluster_utils import Cluster
+
+cluster = Cluster()
+for name in ("head", "other"):
+    home = Path(sys.argv[1]) / name
+    home.mkdir()
+    own = {"HF_HOME": str(home / "hf"), "HOME": str(home), "KDSEARCH_CACHE": str(home / "cache")}
+    cluster.add_node(num_cpus=1, env_vars=own, include_dashboard=False)
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@pytest.fixture
+def two_nodes(tmp_path: Path) -> Iterator[str]:
+    """A cluster of two nodes on this machine, each with a home, a cache and a working folder of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+    )
+    assert process.stdout is not None
+    yield process.stdout.readline().strip()
+    process.communicate("", timeout=60)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_study_runs_on_two_nodes_that_share_nothing(world: Path, two_nodes: str, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "driver"
+    elsewhere.mkdir()
+    done = run([*command(world, "two", trials=6), "--address", two_nodes], cwd=elsewhere, env=os.environ | {"PYTHONPATH": ""})
+    assert done.returncode == 0, done.stderr
+    sound(world / "studies" / "two", 6)

@@ -1,0 +1,128 @@
+"""The training loop and its batches."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kdsearch.data import Tokens
+from kdsearch.train import NotFinite, OutOfTime, Recipe, Rows, bucketed, fit, groups, in_order
+
+
+def tokens(*rows: list[int], types: list[list[int]] | None = None) -> Tokens:
+    flat = np.array([piece for row in rows for piece in row], np.int32)
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    flat_types = None if types is None else np.array([kind for row in types for kind in row], np.int8)
+    return Tokens(flat, offsets, flat_types)
+
+
+def test_a_batch_is_padded_to_its_longest_row() -> None:
+    rows = Rows(tokens([5, 6], [7], [8, 9, 10]), np.array([0, 1, 0]), pad=99, device=torch.device("cpu"), first=100)
+    batch = rows.batch(np.array([1, 0]))
+    assert batch.ids.tolist() == [[7, 99], [5, 6]]
+    assert batch.mask.tolist() == [[True, False], [True, True]]
+    assert batch.labels.tolist() == [1, 0]
+    assert batch.example.tolist() == [101, 100]
+    assert batch.types is None
+
+
+def test_token_types_of_pairs_are_kept() -> None:
+    rows = Rows(tokens([5, 6], [7], types=[[0, 1], [0]]), np.array([0, 1]), pad=0, device=torch.device("cpu"))
+    types = rows.batch(np.array([0, 1])).types
+    assert types is not None
+    assert types.tolist() == [[0, 1], [0, 0]]
+
+
+def test_an_epoch_has_every_row_once_in_batches_of_near_equal_length() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 60, 1000)
+    batches = list(bucketed(lengths, 32, rng))
+    assert sorted(np.concatenate(batches)) == list(range(1000))
+    padded = sum(lengths[rows].max() * len(rows) for rows in batches)
+    assert padded < 1.1 * lengths.sum()  # unsorted batches of these lengths pad by some 90 %
+
+
+def test_a_pass_without_gradients_covers_every_row_and_bounds_its_batches() -> None:
+    lengths = np.array([10, 3, 7, 200, 1])
+    batches = list(in_order(lengths, tokens_per_batch=20))
+    assert sorted(np.concatenate(batches)) == [0, 1, 2, 3, 4]
+    assert batches[0].tolist() == [3]
+
+
+def test_tables_and_vectors_do_not_decay() -> None:
+    module = nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 3))
+    decayed, plain = groups(module, 0.1, 0.01)
+    assert [tuple(p.shape) for p in decayed["params"]] == [(3, 2)]
+    assert plain["weight_decay"] == 0.0
+
+
+def fitted(recipe: Recipe, *, rows: int = 64, **more: object) -> tuple[nn.Linear, list[dict[str, float]], list[float]]:
+    torch.manual_seed(0)
+    module = nn.Linear(2, 1)
+    data = torch.randn(rows, 2)
+    target = data @ torch.tensor([[1.0], [-2.0]])
+    seen: list[float] = []
+
+    def step(chosen: np.ndarray, progress: float) -> dict[str, torch.Tensor]:
+        seen.append(progress)
+        return {"mse": (module(data[chosen]) - target[chosen]).square().mean()}
+
+    history = fit(step, groups(module, recipe.lr, 0.0), np.ones(rows, np.int64), recipe, seed=0, **more)  # type: ignore[arg-type]
+    return module, history, seen
+
+
+def test_the_loss_comes_down_and_is_told_twenty_times() -> None:
+    module, history, seen = fitted(Recipe(lr=0.1, epochs=40, batch_size=16, weight_decay=0.0))
+    assert len(seen) == 160
+    assert [round(entry["share"], 2) for entry in history] == [round(0.05 * at, 2) for at in range(1, 21)]
+    assert history[-1]["mse"] < 1e-3
+    assert module.weight.detach().tolist()[0] == pytest.approx([1.0, -2.0], abs=0.05)
+
+
+def test_the_learning_rate_warms_up_and_decays_to_nothing() -> None:
+    rates: list[float] = []
+    original = torch.optim.AdamW.step
+
+    def watch(self: torch.optim.AdamW, *args: object) -> object:
+        rates.append(self.param_groups[0]["lr"])
+        return original(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", watch)
+        fitted(Recipe(lr=1.0, epochs=5, batch_size=16, warmup=0.1))
+    assert len(rates) == 20
+    assert rates[:3] == pytest.approx([0.5, 1.0, 1.0])
+    assert rates[-1] == pytest.approx(1 / 18)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+def test_rungs_fall_at_their_shares_and_may_end_the_training() -> None:
+    shares: list[float] = []
+
+    def stop_at_half(share: float) -> bool:
+        shares.append(share)
+        return share >= 0.5
+
+    _, _, seen = fitted(Recipe(lr=0.1, epochs=10, batch_size=16), rungs=(0.25, 0.5, 0.75), on_rung=stop_at_half)
+    assert shares == [0.25, 0.5]
+    assert len(seen) == 20
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    one, _, _ = fitted(Recipe(lr=0.1, epochs=2))
+    other, _, _ = fitted(Recipe(lr=0.1, epochs=2))
+    assert torch.equal(one.weight, other.weight)
+
+
+def test_a_loss_that_is_not_finite_is_an_error() -> None:
+    with pytest.raises(NotFinite), np.errstate(all="ignore"):
+        fitted(Recipe(lr=1e30, epochs=10, batch_size=16))
+
+
+def test_the_deadline_ends_the_training() -> None:
+    with pytest.raises(OutOfTime):
+        fitted(Recipe(lr=0.1), deadline=time.monotonic() - 1)

@@ -1,0 +1,131 @@
+"""A whole trial, without Ray: spec and assets in, a student out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import worlds
+
+from kdsearch import plugins, trial
+from kdsearch.api import Need, Signal
+from kdsearch.assets import Assets, Part
+from kdsearch.student import load_student
+from kdsearch.trial import Report, TrialSpec, run
+
+STRATEGIES: dict[str, dict[str, object]] = {
+    "hard": {},
+    "logit": {"temperature": 2.0, "alpha": 0.7, "form": "kl", "direction": None},
+    "feature": {"student_layers": 1, "teacher_layers": 2, "states": "tokens", "mapping": "linear", "weight": 1.0},
+    "joint": {"temperature": 2.0, "alpha": 0.5, "teacher_weight": 0.5, "mutual": 0.2, "teacher_layers": 1, "lr_factor": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def assets() -> Assets:
+    loaded = plugins.load(["transformer"], list(STRATEGIES))
+    return worlds.assets(worlds.good_teacher(), plugins=loaded.shipped())
+
+
+def spec(strategy: str = "logit", *, lr: float = 1e-2, epochs: float = 8.0, seed: int = 1, **fields: object) -> TrialSpec:
+    family = {"layers": 1, "hidden": 16, "head_size": 16, "ff_ratio": 2, "start": "embeddings"}
+    return TrialSpec("transformer", family, strategy, STRATEGIES[strategy] | fields, {"lr": lr}, epochs, seed)
+
+
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+def test_each_strategy_trains_a_student_better_than_a_guess(assets: Assets, strategy: str) -> None:
+    result = run(spec(strategy), assets)
+    assert result.status == "complete", result.message
+    assert result.scores["accuracy"] > 0.5  # three classes
+    assert (result.teacher_drift is not None) == (strategy == "joint")
+
+
+def test_the_same_spec_gives_the_same_student_and_leaves_the_global_generator_alone(assets: Assets) -> None:
+    before = torch.get_rng_state()
+    one, other = run(spec(), assets), run(spec(), assets)
+    assert torch.equal(before, torch.get_rng_state())
+    assert one.logits is not None
+    assert other.logits is not None
+    np.testing.assert_array_equal(one.logits, other.logits)
+
+
+def test_the_recorded_score_is_that_of_the_saved_student(assets: Assets, tmp_path: Path) -> None:
+    result = run(spec(), assets)
+    for name, content in result.files.items():
+        (tmp_path / name).write_bytes(content)
+    lines, labels = worlds.texts(256 + 128)
+    student = load_student(tmp_path)
+    logits = student.logits(lines[256:])
+    assert result.logits is not None
+    np.testing.assert_allclose(logits, result.logits, atol=1e-5)
+    assert (logits.argmax(-1) == labels[256:]).mean() == pytest.approx(result.scores["accuracy"])
+    assert student(lines[256:258]) == [f"class {index}" for index in logits[:2].argmax(-1)]
+
+
+def test_rungs_are_shown_and_a_yes_stops_there(assets: Assets) -> None:
+    seen: list[float] = []
+
+    def stop_second(report: Report) -> bool:
+        seen.append(report.share)
+        return len(seen) == 2
+
+    result = run(spec(), assets, stop_second)
+    assert seen == [0.25, 0.5]
+    assert result.status == "stopped"
+    assert not result.files
+
+
+def without(part: Part, signal: Signal) -> Part:
+    return Part(part.tokens, part.labels, part.first, {need: column for need, column in part.signals.items() if need.signal is not signal})
+
+
+def test_cached_and_live_teacher_give_the_same_student(assets: Assets) -> None:
+    live = Assets(**{**assets.__dict__, "train": without(assets.train, Signal.HIDDEN)})
+    one, other = run(spec("feature"), assets), run(spec("feature"), live)
+    assert one.logits is not None
+    assert other.logits is not None
+    assert Need(Signal.HIDDEN, 0) in assets.train.signals
+    np.testing.assert_allclose(one.logits, other.logits, atol=2e-3)
+
+
+def test_alpha_zero_is_the_control_to_the_last_bit(assets: Assets) -> None:
+    control, soft = run(spec("hard"), assets), run(spec("logit", alpha=0.0), assets)
+    assert control.logits is not None
+    assert soft.logits is not None
+    np.testing.assert_array_equal(control.logits, soft.logits)
+
+
+def test_numbers_that_explode_are_a_status(assets: Assets) -> None:
+    result = run(spec(lr=1e30), assets)
+    assert (result.status, result.cause) == ("failed", "not_finite")
+    assert result.message is not None
+    assert "lr" in result.message
+
+
+def test_a_passed_deadline_is_a_status(assets: Assets) -> None:
+    assert run(spec(), assets, deadline=time.monotonic() - 1).cause == "timeout"
+
+
+def test_a_plugins_mistake_is_a_status_that_names_it(assets: Assets) -> None:
+    broken = spec("feature", teacher_layers=9)  # asks for states that the teacher does not have
+    result = run(broken, assets)
+    assert (result.status, result.cause) == ("failed", "error")
+    assert result.message is not None
+    assert "feature" in result.message
+
+
+def test_running_out_of_memory_is_a_status(assets: Assets, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(trial, "fit", full)
+    assert run(spec(), assets).cause == "memory"
+
+
+def test_the_hash_is_that_of_everything_but_the_seed() -> None:
+    assert spec(seed=1).hash == spec(seed=2).hash
+    assert spec(lr=1e-3).hash != spec().hash
+    assert TrialSpec.from_json(spec().to_json()) == spec()
