@@ -127,6 +127,7 @@ class ModelInfo:
     intermediate: int = 0  # width of a feed-forward block; 0 where there is none
     positions: int = 512  # rows of the position table
     types: int = 2  # rows of the token type table
+    vocabularies: tuple[int, ...] = ()  # sizes of the pruned vocabularies that a student may have instead of `vocab`, ascending
 
 
 class Space(ABC):
@@ -246,8 +247,21 @@ class Family(ABC):
     def build(self, teacher: ModelInfo) -> nn.Module:
         """A module whose `forward(batch, needs)` returns `Outputs`, with random weights drawn from torch's global generator."""
 
+    def observe(self, student: nn.Module, ids: Tensor, offsets: Tensor) -> None:
+        """Fix in the student, in place, what has to be counted on the training text, such as which n-grams there are. Called after `build`.
+
+        Args:
+            ids: (T,) int64 the training rows end to end, in the student's own vocabulary.
+            offsets: (N + 1,) int64: row n is ids[offsets[n]:offsets[n + 1]].
+        """
+        return
+
     def start_from(self, student: nn.Module, teacher: nn.Module) -> None:
-        """Start the student from the teacher, in place. `teacher` is the teacher's classifier, on the CPU, not to be changed."""
+        """Start the student from the teacher, in place. Called after `observe`.
+
+        teacher: the teacher's classifier, on the CPU, not to be changed. For a student with a pruned vocabulary its word table holds the
+            rows of the kept pieces alone, in the student's order.
+        """
         return
 
     def stock(self, student: nn.Module) -> nn.Module | None:

@@ -98,13 +98,16 @@ class Signals:
 
     def gather(self, batch: Batch) -> Outputs:
         """The teacher's Outputs for a batch of this part's rows."""
+        return Outputs(self._columns[Need(Signal.LOGITS)][batch.example - self._first], self.layered(batch))
+
+    def layered(self, batch: Batch) -> dict[tuple[Signal, int], Tensor]:
+        """Everything but the logits."""
         rows = batch.example - self._first
-        logits: Tensor | None = None
         layered: dict[tuple[Signal, int], Tensor] = {}
         for need, column in self._columns.items():
             if need.layer is None:
-                logits = column[rows]
-            elif need.signal is Signal.POOLED:
+                continue
+            if need.signal is Signal.POOLED:
                 layered[need.signal, need.layer] = column[rows]
             else:
                 mask, places = token_places(self._offsets, rows, batch.ids.shape[1], len(column))
@@ -112,8 +115,7 @@ class Signals:
                 if need.signal is Signal.VALUES:
                     found = found.unflatten(-1, (self._heads, -1)).transpose(1, 2)
                 layered[need.signal, need.layer] = found
-        assert logits is not None, "logits are always cached"
-        return Outputs(logits, layered)
+        return layered
 
 
 def rows_of(part: Part, pad: int, device: torch.device) -> Rows:

@@ -60,7 +60,7 @@ def show(study: StudyConfig, console: Console) -> None:
     validation = known.tokens(rows.validation)
     unlabelled = None if rows.unlabelled is None else known.tokens(rows.unlabelled)
     parts = [train] if unlabelled is None else [train, unlabelled]
-    plan = cache.plan(prepare.frozen_needs(found.candidates), parts, known.plan.info, study.cache.max_bytes)
+    plan = cache.plan(prepare.frozen_needs(found.candidates, known.plan.info.layers), parts, known.plan.info, study.cache.max_bytes)
     stored = plan.bytes + cache.bytes_needed([Need(Signal.LOGITS)], validation, known.plan.info)
     guess = estimate(known, train, parts)
     facts = Table(title=f"study {study.name}", title_justify="left", show_header=False)

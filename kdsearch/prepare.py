@@ -17,6 +17,7 @@ from kdsearch.config import StudyConfig
 from kdsearch.data import Data, Table, Tokens
 from kdsearch.encoder import Encoder
 from kdsearch.plugins import Plugins
+from kdsearch.private_teacher import split_state
 from kdsearch.searching.candidates import Candidate
 from kdsearch.searching.explore import Exploration, explore
 from kdsearch.teacher import Teacher
@@ -82,12 +83,17 @@ def _price(info: ModelInfo, length: int) -> Any:
     return lambda family: cost.price(family, info, length)
 
 
-def frozen_needs(candidates: Iterable[Candidate]) -> list[Need]:
-    """The signals that frozen strategies declare, the most often asked for first: the cache's budget goes to them in this order."""
+def frozen_needs(candidates: Iterable[Candidate], layers: int) -> list[Need]:
+    """The signals of a frozen teacher, the most often asked for first: the cache's budget goes to them in this order.
+
+    Those that frozen strategies declare, and the states below the layers that joint ones tune.
+    """
     asked: Counter[Need] = Counter()
     for candidate in candidates:
         if candidate.strategy.teacher is TeacherRole.FROZEN:
             asked.update(candidate.strategy.teacher_needs())
+        elif candidate.strategy.teacher is TeacherRole.JOINT:
+            asked[split_state(layers, candidate.strategy.teacher_tuning())] += 1
     return [need for need, _ in asked.most_common()]
 
 
@@ -103,7 +109,7 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
     tables = {"train": rows.train, "validation": rows.validation, "unlabelled": rows.unlabelled}
     tokens = {name: known.tokens(table) for name, table in tables.items() if table is not None}
     learnt_from = [tokens[name] for name in ("train", "unlabelled") if name in tokens]
-    plan = cache.plan(frozen_needs(known.exploration.candidates), learnt_from, found.info, study.cache.max_bytes)
+    plan = cache.plan(frozen_needs(known.exploration.candidates, found.info.layers), learnt_from, found.info, study.cache.max_bytes)
     parts: dict[str, Part] = {}
     forwards, seconds, notes = found.forwards, found.seconds, list(found.notes)
     first = stored = 0

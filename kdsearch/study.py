@@ -120,7 +120,7 @@ def search(
             held.enter_context(io.owned(folder))
         known = prepare.inspect(wanted)
         for note in known.exploration.notes:
-            shown.print(f"note: {note}", highlight=False)
+            shown.print(f"note: {note}", highlight=False, soft_wrap=True)
         with teacher_progress(shown) as progress:
             prepared = prepare.prepare(known, progress)
         if not folder.exists():  # only now: a study whose teacher was refused leaves no folder behind
@@ -186,7 +186,7 @@ def _identity(plugin: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _tell_teacher(console: Console, prepared: Prepared) -> None:
     for note in prepared.notes:
-        console.print(f"note: {note}", highlight=False)
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
     quality = prepared.known.config.search.objectives[0]
     teacher = prepared.teacher
     how = "fine-tuned" if teacher.tuned and not teacher.reused else "reused" if teacher.reused else "loaded"
@@ -194,6 +194,7 @@ def _tell_teacher(console: Console, prepared: Prepared) -> None:
         f"teacher {how}: {prepared.manifest['teacher']['params']:,} params, {quality} {teacher.validation[quality]:.4f} on validation; "
         f"ran on {prepared.forwards:,} texts now ({prepared.seconds:.0f} s)",
         highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -248,7 +249,7 @@ def _search(
         versions=prepared.manifest["versions"], teacher_forwards=prepared.forwards, teacher_seconds=prepared.seconds, address=address
     )
     for trial in ledger.recover():
-        console.print(f"trial {trial} was interrupted: it will run again", highlight=False)
+        console.print(f"trial {trial} was interrupted: it will run again", highlight=False, soft_wrap=True)
     rungs = None
     if study.search.early_stopping:
         rungs = Rungs(lambda score: metrics.standard_error(quality, score, rows), RUNGS)
@@ -298,9 +299,11 @@ def _outcome(run: StudyRun, folder: Path, console: Console) -> Study:
         raise Interrupted(run.interrupted)
     counts = run.ledger.state.counts()
     if run.why_over is not None:
-        console.print(f"note: {run.why_over}", highlight=False)
+        console.print(f"note: {run.why_over}", highlight=False, soft_wrap=True)
     if run.out_of_time() and sum(counts.values()) < run.config.search.trials:
-        console.print(f"note: the time is used up after {sum(counts.values())} trials; the same command goes on", highlight=False)
+        console.print(
+            f"note: the time is used up after {sum(counts.values())} trials; the same command goes on", highlight=False, soft_wrap=True
+        )
     if counts["failed"] and not counts["complete"]:
         causes = {trial.message for trial in run.ledger.state.having(State.FAILED)}
         raise VerdictNo(f"{folder}: every trial failed; the first reason: {sorted(causes)[0]}")

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from kdsearch import io, metrics, student
 from kdsearch.api import Batch, Need, Outputs, Signal, Strategy, TeacherRole
 from kdsearch.assets import Assets, Signals, rows_of
-from kdsearch.encoder import ANATOMY, Encoder
+from kdsearch.encoder import Encoder
 from kdsearch.plugins import Plugins
+from kdsearch.private_teacher import PrivateTeacher, split_state
 from kdsearch.train import NotFinite, OutOfTime, Recipe, Rows, fit, groups
 
 RUNGS = (0.25, 0.5, 0.75)  # shares of the planned examples after which a trial shows its validation scores
@@ -157,15 +158,20 @@ class _Trial:
         self.validation_rows = rows_of(assets.validation, assets.pad, device)
         self.needs = self.strategy.teacher_needs()
         self.student_needs = self.strategy.student_needs()
+        self.private: PrivateTeacher | None = None
         self.teacher, self.signals = self._teacher()
 
-    def _teacher(self) -> tuple[Encoder | None, Signals | None]:
+    def _teacher(self) -> tuple[nn.Module | None, Signals | None]:
+        """The teacher where it runs in the trial, and its cached signals where they take its place."""
         role = self.strategy.teacher
         if role is TeacherRole.ABSENT:
             return None, None
         if role is TeacherRole.JOINT:
-            own = copy.deepcopy(self.assets.teacher()).to(self.device)
-            return Encoder(own), None
+            tuning = self.strategy.teacher_tuning()
+            self.private = PrivateTeacher(self.assets.teacher(), tuning).to(self.device)
+            below = Signals(self.assets.train, (split_state(self.assets.info.layers, tuning),), self.assets.info, self.device)
+            logits_alone = all(need.signal is Signal.LOGITS for need in self.needs)
+            return self.private, below if logits_alone and not below.missing else None
         signals = Signals(self.assets.train, (Need(Signal.LOGITS), *self.needs), self.assets.info, self.device)
         if not signals.missing:
             return None, signals
@@ -178,23 +184,20 @@ class _Trial:
         found = groups(self.module, lr, decay)
         if self.extra is not None:
             found += groups(self.extra, lr, decay)
-        if self.strategy.teacher is TeacherRole.JOINT and self.teacher is not None:
-            tuning = self.strategy.teacher_tuning()
-            anatomy = ANATOMY[self.teacher.model.config.model_type]
-            layers = list(self.teacher.model.get_submodule(anatomy.layers).children())
-            tuned = [*layers[len(layers) - tuning.layers :], *(self.teacher.model.get_submodule(name) for name in anatomy.head)]
-            for part in tuned:
-                part.requires_grad_(True)
-                found += groups(part, self.recipe.lr * tuning.lr_factor, decay)
+        if self.private is not None:
+            found += groups(self.private.tuned, self.recipe.lr * self.strategy.teacher_tuning().lr_factor, decay)
         return found
 
     def _teacher_outputs(self, batch: Batch) -> Outputs | None:
+        if self.private is not None:
+            if self.signals is None:
+                return self.private(batch, self.needs)
+            (state,) = self.signals.layered(batch).values()
+            return self.private.from_state(batch, state)
         if self.signals is not None:
             return self.signals.gather(batch)
         if self.teacher is None:
             return None
-        if self.strategy.teacher is TeacherRole.JOINT:
-            return self.teacher(batch, self.needs)
         with torch.no_grad():
             return self.teacher(batch, self.needs)
 
@@ -223,10 +226,9 @@ class _Trial:
             return stopped
 
         before = None
-        if self.strategy.teacher is TeacherRole.JOINT and self.teacher is not None:
+        if self.private is not None:
             cached = self.assets.validation.signals[Need(Signal.LOGITS)]
             before = metrics.scores(self.assets.task, np.asarray(cached), self.assets.validation.labels)
-            self.teacher.eval()
         parameter_groups = self._parameter_groups()
         self.module.train()
         started = time.monotonic()
@@ -246,8 +248,8 @@ class _Trial:
         if not np.isfinite(logits).all():
             raise NotFinite("the student's answers on validation are not finite")
         drift = None
-        if before is not None and self.teacher is not None:
-            after = self._scores(self.teacher, self.validation_rows)[1]
+        if before is not None and self.private is not None:
+            after = self._scores(self.private, self.validation_rows)[1]
             drift = {name: after[name] - before[name] for name in before}
         validation_seconds += time.monotonic() - at
         seconds = {"total": time.monotonic() - begun, "training": training_seconds, "validation": validation_seconds}

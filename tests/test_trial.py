@@ -129,3 +129,12 @@ def test_the_hash_is_that_of_everything_but_the_seed() -> None:
     assert spec(seed=1).hash == spec(seed=2).hash
     assert spec(lr=1e-3).hash != spec().hash
     assert TrialSpec.from_json(spec().to_json()) == spec()
+
+
+def test_joint_training_from_cached_states_is_joint_training(assets: Assets) -> None:
+    live = Assets(**{**assets.__dict__, "train": without(assets.train, Signal.HIDDEN)})
+    one, other = run(spec("joint"), assets), run(spec("joint"), live)
+    assert one.logits is not None
+    assert other.logits is not None
+    np.testing.assert_allclose(one.logits, other.logits, atol=2e-3)
+    assert one.teacher_drift == pytest.approx(other.teacher_drift, abs=0.02)

@@ -87,7 +87,7 @@ class View:
         if study is None:
             return
         if event not in ("tick", "started", "rung") or (self._live is None and event == "started"):
-            self.console.print(self._line(study, event, study.ledger.state.trials[trial]))
+            self.console.print(self._line(study, event, study.ledger.state.trials[trial]), soft_wrap=True)
         if self._live is not None and (event != "tick" or time.monotonic() - self._drawn > 0.5):
             self._drawn = time.monotonic()
             self._live.update(self._panel(study), refresh=True)
