@@ -175,9 +175,10 @@ class StrategyContract:
                 teacher, student = copy.deepcopy(pair.teacher), copy.deepcopy(pair.student)
                 extra = self._extra(strategy, pair)
                 copies = replace(pair, teacher=teacher, student=student)
-                loss = self._loss(strategy, copies, extra=extra)
-                require(loss.requires_grad, f"the loss of {strategy} has no gradient: do not detach the student's outputs")
-                loss.backward()
+                for progress in _PROGRESS:  # a method in stages uses what it built in one of them
+                    loss = self._loss(strategy, copies, extra=extra, progress=progress)
+                    require(loss.requires_grad, f"the loss of {strategy} has no gradient: do not detach the student's outputs")
+                    loss.backward()
                 require(_gradient(student) > 0, f"no gradient of {strategy} reaches the student")
                 require(math.isfinite(_gradient(student)), f"the student's gradient of {strategy} is not finite")
                 for name, parameter in extra.named_parameters() if extra is not None else ():
