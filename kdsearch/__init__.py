@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdsearch import initialise, losses, testing
+    from kdsearch import initialise, losses, modules, testing
     from kdsearch.api import (
         Batch,
         Family,
@@ -55,7 +55,7 @@ _HOME = {
     "Study": "kdsearch.study",
     "search": "kdsearch.study",
 }
-_MODULES = ("initialise", "losses", "testing")
+_MODULES = ("initialise", "losses", "modules", "testing")
 
 __all__ = [
     "Batch",
@@ -77,6 +77,7 @@ __all__ = [
     "initialise",
     "load_student",
     "losses",
+    "modules",
     "search",
     "strategies",
     "testing",

@@ -96,6 +96,7 @@ class Batch:
     labels: Tensor  # (B,) int64, -100 where unlabelled; for a regression float32, NaN where unlabelled
     example: Tensor  # (B,) int64 row numbers in the study's data
     types: Tensor | None = None  # (B, S) int64: 0 for the first text of a pair, 1 for the second
+    label_smoothing: float = 0.0  # 0..1, of hard_loss: this share of each label is spread over all classes
 
     def hard_loss(self, logits: Tensor) -> Tensor:
         """The task's own loss over labelled rows, a scalar: mean cross-entropy (int labels) or squared error (float labels); 0 without any.
@@ -110,7 +111,7 @@ class Batch:
             return F.mse_loss(logits.squeeze(-1)[known], self.labels[known])
         if not bool((self.labels != -100).any()):
             return logits.sum() * 0.0
-        return F.cross_entropy(logits, self.labels, ignore_index=-100)
+        return F.cross_entropy(logits, self.labels, ignore_index=-100, label_smoothing=self.label_smoothing)
 
 
 @dataclass(frozen=True)
@@ -263,6 +264,11 @@ class Family(ABC):
             rows of the kept pieces alone, in the student's order.
         """
         return
+
+    def word_table(self, student: nn.Module) -> nn.Embedding | None:
+        """The embedding that token ids index and nothing else does, if there is one: while training, it then holds only the rows of tokens that
+        occur, because the others get no gradient and no decay."""
+        return None
 
     def stock(self, student: nn.Module) -> nn.Module | None:
         """The stock Hugging Face model inside, sharing its weights, if there is one: the saved folder then loads with

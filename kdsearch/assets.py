@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from kdsearch.api import Batch, ModelInfo, Need, Outputs, Signal
-from kdsearch.cache import from_bottom
+from kdsearch.api import ModelInfo, Need
 from kdsearch.data import Tokens
-from kdsearch.train import Rows, as_tensor, token_places
+from kdsearch.encoder import ANATOMY
+from kdsearch.train import as_tensor
+from kdsearch.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,6 @@ class Part:
 
     tokens: Tokens
     labels: np.ndarray  # (N,) int64 (-100 unlabelled) or float32 (NaN unlabelled)
-    first: int  # the study's row number of row 0
     signals: Mapping[Need, np.ndarray] = field(default_factory=dict)  # per row (N, C), (N, H), or per token (T, H); layers from the bottom
 
 
@@ -38,35 +37,48 @@ class Assets:
     info: ModelInfo  # the teacher's
     max_length: int
     pad: int  # padding id
-    train: Part
+    learnt: Part  # the labelled rows, then unlabelled text, then augmented text
+    labelled: int  # how many of the learnt rows are training rows
+    unlabelled: int
+    augmented: int
     validation: Part
-    unlabelled: Part | None
     teacher_config: str  # JSON
     teacher_weights: Mapping[str, np.ndarray]
     teacher_fingerprint: str
-    tokenizer: Mapping[str, bytes]  # file name -> content
+    tokenizer: Mapping[str, bytes]  # the teacher's, file name -> content
+    vocabularies: Mapping[int, Vocabulary]  # the pruned ones, by size
     plugins: list[dict[str, Any]]  # as Plugins.shipped() gives them
 
-    def teacher(self) -> PreTrainedModel:
+    def teacher(self, vocabulary: Vocabulary | None = None) -> PreTrainedModel:
         """The teacher on the CPU, in eval mode, without gradients, its weights shared with these arrays: never write into them.
 
-        Kept for the life of the process, because every trial of a study asks for the same one.
+        Kept for the life of the process, because every trial of a study asks for the same ones.
+
+        vocabulary: the word table then holds its pieces alone, in its order.
         """
-        found = _teachers.get(self.teacher_fingerprint)
+        pieces = None if vocabulary is None else vocabulary.pieces
+        key = (self.teacher_fingerprint, 0 if pieces is None else len(pieces))
+        found = _teachers.get(key)
         if found is None:
-            _teachers.clear()
+            if any(fingerprint != self.teacher_fingerprint for fingerprint, _ in _teachers):
+                _teachers.clear()
             values = json.loads(self.teacher_config)
+            weights = dict(self.teacher_weights)
+            if pieces is not None:
+                table = f"{ANATOMY[values['model_type']].base}.embeddings.word_embeddings.weight"
+                weights[table] = weights[table][pieces]
+                values |= {"vocab_size": len(pieces), "pad_token_id": vocabulary.pad if vocabulary else 0}
             config = AutoConfig.for_model(**values)
             with torch.device("meta"):
                 found = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-            found.load_state_dict({name: as_tensor(array) for name, array in self.teacher_weights.items()}, assign=True)
+            found.load_state_dict({name: as_tensor(array) for name, array in weights.items()}, assign=True)
             _fill_buffers(found, config)
             found = found.eval().requires_grad_(False)
-            _teachers[self.teacher_fingerprint] = found
+            _teachers[key] = found
         return found
 
 
-_teachers: dict[str, PreTrainedModel] = {}
+_teachers: dict[tuple[str, int], PreTrainedModel] = {}  # by fingerprint and size of the pruned vocabulary, 0 for its own
 
 
 def _fill_buffers(model: PreTrainedModel, config: Any) -> None:
@@ -78,45 +90,3 @@ def _fill_buffers(model: PreTrainedModel, config: Any) -> None:
         if value.is_meta:
             holder, _, leaf = name.rpartition(".")
             model.get_submodule(holder).register_buffer(leaf, buffers[name].clone(), persistent=False)
-
-
-class Signals:
-    """The cached signals of a part on a device, gathered for a batch."""
-
-    def __init__(self, part: Part, needs: tuple[Need, ...], teacher: ModelInfo, device: torch.device) -> None:
-        self._heads = teacher.heads
-        self._offsets = as_tensor(np.asarray(part.tokens.offsets)).to(device)
-        self._columns: dict[Need, Tensor] = {}
-        self.missing: list[Need] = []
-        for need in needs:
-            column = part.signals.get(from_bottom(need, teacher))
-            if column is None:
-                self.missing.append(need)
-            else:
-                self._columns[need] = as_tensor(column).to(device)
-        self._first = part.first
-
-    def gather(self, batch: Batch) -> Outputs:
-        """The teacher's Outputs for a batch of this part's rows."""
-        return Outputs(self._columns[Need(Signal.LOGITS)][batch.example - self._first], self.layered(batch))
-
-    def layered(self, batch: Batch) -> dict[tuple[Signal, int], Tensor]:
-        """Everything but the logits."""
-        rows = batch.example - self._first
-        layered: dict[tuple[Signal, int], Tensor] = {}
-        for need, column in self._columns.items():
-            if need.layer is None:
-                continue
-            if need.signal is Signal.POOLED:
-                layered[need.signal, need.layer] = column[rows]
-            else:
-                mask, places = token_places(self._offsets, rows, batch.ids.shape[1], len(column))
-                found = column[places] * mask.unsqueeze(-1)
-                if need.signal is Signal.VALUES:
-                    found = found.unflatten(-1, (self._heads, -1)).transpose(1, 2)
-                layered[need.signal, need.layer] = found
-        return layered
-
-
-def rows_of(part: Part, pad: int, device: torch.device) -> Rows:
-    return Rows(part.tokens, part.labels, pad=pad, device=device, first=part.first)

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from kdsearch import yamlfile
+from kdsearch import sources, yamlfile
 from kdsearch.errors import InputError, did_you_mean
 from kdsearch.schema import (
     CacheConfig,
@@ -180,7 +180,7 @@ def _with_paths(config: StudyConfig, folder: Path) -> StudyConfig:
                 update={
                     "files": files,
                     "hub": data.hub and _folder_or_id(data.hub, folder),
-                    "unlabelled": data.unlabelled and _absolute(data.unlabelled, folder),
+                    "unlabelled": data.unlabelled if data.unlabelled in (None, *sources.PACKAGED) else _absolute(data.unlabelled, folder),
                 }
             ),
             "teacher": teacher.model_copy(update={"model": teacher.model and _folder_or_id(teacher.model, folder)}),

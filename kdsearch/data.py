@@ -46,6 +46,16 @@ class Tokens:
         return np.diff(self.offsets)
 
 
+def joined(parts: Sequence[Tokens]) -> Tokens:
+    """Rows of several parts, end to end; either all of pairs or none."""
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.cumsum([0, *(len(part.ids) for part in parts)])
+    offsets = [part.offsets[:-1] + start for part, start in zip(parts, starts[:-1], strict=True)]
+    types = None if parts[0].types is None else np.concatenate([part.types for part in parts if part.types is not None])
+    return Tokens(np.concatenate([part.ids for part in parts]), np.concatenate([*offsets, starts[-1:]]).astype(np.int64), types)
+
+
 @dataclass(frozen=True)
 class Table:
     """N rows of text with their labels."""
@@ -129,6 +139,9 @@ def _read(config: StudyConfig) -> tuple[Data, Table]:
         unlabelled, dropped["unlabelled"] = _without(unlabelled, judged | set(_row_keys(train)))
         if not len(unlabelled):
             raise InputError("data.unlabelled: every row is also in train, validation or test: leave it out")
+        most = config.data.max_unlabelled
+        if most is not None and most < len(unlabelled):
+            unlabelled = unlabelled.rows(np.sort(np.random.default_rng(config.data.split_seed).permutation(len(unlabelled))[:most]))
     counts = {
         role: {name: int((table.labels == number).sum()) for number, name in enumerate(names)}
         for role, table in (("train", train), ("validation", validation))
@@ -169,7 +182,7 @@ def _tables(config: StudyConfig) -> tuple[dict[str, Table], Table | None, tuple[
         assert data.files is not None
         paths = {"train": data.files.train, "validation": data.files.validation, "test": data.files.test}
         found = {role: sources.read_file(Path(path), f"data.files.{role}", wanted) for role, path in paths.items() if path is not None}
-    more = sources.read_file(Path(data.unlabelled), "data.unlabelled", wanted[:-1]) if data.unlabelled else None
+    more = _unlabelled(config, wanted[:-1])
 
     texts = {role: [cells.texts(source, key, getattr(data, key)) for key in text_keys] for role, source in found.items()}
     names, labels = cells.classes(found, data.label) if config.task == "classification" else ((), cells.values(found, data.label))
@@ -179,6 +192,17 @@ def _tables(config: StudyConfig) -> tuple[dict[str, Table], Table | None, tuple[
     columns = [cells.texts(more, key, getattr(data, key)) for key in text_keys]
     unknown = np.full(more.rows, UNLABELLED, np.int64) if names else np.full(more.rows, np.nan, np.float32)
     return tables, Table(columns[0], columns[1] if len(columns) > 1 else None, unknown), names
+
+
+def _unlabelled(config: StudyConfig, wanted: Sequence[str]) -> Source | None:
+    data = config.data
+    if data.unlabelled is None:
+        return None
+    if data.unlabelled not in sources.PACKAGED:
+        return sources.read_file(Path(data.unlabelled), "data.unlabelled", wanted)
+    if data.text_pair is not None:
+        raise InputError(f"data.unlabelled: {data.unlabelled} has single texts, and data.text_pair asks for pairs: give a file of pairs")
+    return sources.read_packaged(data.unlabelled, data.text)
 
 
 def _without_labels(source: Source, label: str) -> bool:

@@ -56,17 +56,15 @@ def show(study: StudyConfig, console: Console) -> None:
         console.print(f"note: {note}", highlight=False)
     limits = ", ".join(f"{name} <= {limit:,}" for name, limit in study.search.limits.items()) or "none"
     rows = known.data
-    train = known.tokens(rows.train)
-    validation = known.tokens(rows.validation)
-    unlabelled = None if rows.unlabelled is None else known.tokens(rows.unlabelled)
-    parts = [train] if unlabelled is None else [train, unlabelled]
+    train, validation, parts = known.learnt["train"], known.validation, list(known.learnt.values())
     plan = cache.plan(prepare.frozen_needs(found.candidates, known.plan.info.layers), parts, known.plan.info, study.cache.max_bytes)
     stored = plan.bytes + cache.bytes_needed([Need(Signal.LOGITS)], validation, known.plan.info)
     guess = estimate(known, train, parts)
     facts = Table(title=f"study {study.name}", title_justify="left", show_header=False)
     facts.add_row("rows", f"{len(train):,} train, {len(validation):,} validation, {rows.test_rows:,} test (sealed)")
-    if unlabelled is not None:
-        facts.add_row("unlabelled", f"{len(unlabelled):,}")
+    for name, part in known.learnt.items():
+        if name != "train":
+            facts.add_row(name, f"{len(part):,}")
     facts.add_row("students", f"{found.smallest:,} to {found.largest:,} params")
     facts.add_row("limits", f"{limits}; {found.over_limit:.0%} of random proposals are over one")
     facts.add_row(

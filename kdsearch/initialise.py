@@ -131,22 +131,42 @@ def _fill(target: nn.Parameter | Tensor, source: Tensor) -> None:
         target.copy_(source)
 
 
-def start_embeddings(student: Mapping[str, Tensor], weights: Mapping[str, Tensor], width: int) -> None:
-    """Project the teacher's three embedding tables on the top singular directions of its word table (SVD); its own table when widths agree.
+def start_embeddings(student: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Project the teacher's three embedding tables on the top singular directions of its word table (SVD); its own tables when widths agree.
 
     student: the student's parameters under BERT's names, changed in place.
     """
     words = weights["embeddings.word_embeddings.weight"]
-    same = words.shape[1] == width
-    basis = None if same else top_directions(words, width)
+    width = student["embeddings.word_embeddings.weight"].shape[1]
+    _start_tables(student, weights, None if words.shape[1] == width else top_directions(words, width))
+    if words.shape[1] == width:
+        for part in ("weight", "bias"):
+            _fill(student[f"embeddings.LayerNorm.{part}"], weights[f"embeddings.LayerNorm.{part}"])
+
+
+def _start_tables(student: Mapping[str, Tensor], weights: Mapping[str, Tensor], basis: Tensor | None) -> None:
     for table in ("word", "position", "token_type"):
         name = f"embeddings.{table}_embeddings.weight"
         rows = min(len(student[name]), len(weights[name]))
         source = weights[name][:rows]
         _fill(student[name][:rows], source if basis is None else source @ basis)
-    if same:
-        for name in ("embeddings.LayerNorm.weight", "embeddings.LayerNorm.bias"):
-            _fill(student[name], weights[name])
+
+
+def _start_factorised(student: Mapping[str, Tensor], weights: Mapping[str, Tensor], residual: Tensor) -> None:
+    """Tables of a low rank and the projection back into the residual stream, so that their product is the teacher's first state as nearly as may be.
+
+    The layer norm stands between the two, in the narrow space: with e the teacher's embedding, z = e B its projection and LN without gain,
+    LN(e) = e / rms(e) and LN(z) = z / rms(z), so LN(e) is about B LN(z) times sqrt(H / r) |z| / |e|; the gain and bias follow it.
+    """
+    words = weights["embeddings.word_embeddings.weight"]
+    rank = student["embeddings.word_embeddings.weight"].shape[1]
+    basis = top_directions(words, rank)
+    _start_tables(student, weights, basis)
+    kept = ((words @ basis).norm(dim=1) / words.norm(dim=1).clamp_min(1e-6)).mean()
+    scale = (words.shape[1] / rank) ** 0.5 * kept
+    gain, bias = weights["embeddings.LayerNorm.weight"], weights["embeddings.LayerNorm.bias"]
+    _fill(student["embeddings_project.weight"], (gain[:, None] * basis * scale)[residual])
+    _fill(student["embeddings_project.bias"], bias[residual])
 
 
 def start_layers(
@@ -164,14 +184,17 @@ def start_layers(
 
     student: the student's parameters under BERT's names, changed in place.
     """
-    width = student["embeddings.word_embeddings.weight"].shape[1]
+    width = len(student["pooler.dense.bias"])
     residual = Slice.by_importance(weights, teacher_layers, width).keep
-    for table in ("word", "position", "token_type"):
-        name = f"embeddings.{table}_embeddings.weight"
-        rows = min(len(student[name]), len(weights[name]))
-        _fill(student[name][:rows], weights[name][:rows, residual])
-    for part in ("weight", "bias"):
-        _fill(student[f"embeddings.LayerNorm.{part}"], weights[f"embeddings.LayerNorm.{part}"][residual])
+    if "embeddings_project.weight" in student:
+        _start_factorised(student, weights, residual)
+    else:
+        for table in ("word", "position", "token_type"):
+            name = f"embeddings.{table}_embeddings.weight"
+            rows = min(len(student[name]), len(weights[name]))
+            _fill(student[name][:rows], weights[name][:rows, residual])
+        for part in ("weight", "bias"):
+            _fill(student[f"embeddings.LayerNorm.{part}"], weights[f"embeddings.LayerNorm.{part}"][residual])
     for index, above in enumerate(layer_map(layers, teacher_layers, kind)):
         to, at = f"encoder.layer.{index}.", f"encoder.layer.{above - 1}."
         size = width // heads

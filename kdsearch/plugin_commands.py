@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from kdsearch import plugins, scaffold
 from kdsearch.errors import VerdictNo
 
 app = typer.Typer(help="List, write and check strategies and families.", no_args_is_help=True)
@@ -32,6 +31,8 @@ def list_plugins(
     plugin: Annotated[list[str] | None, typer.Option(help="A further plugin, as under plugins: of a study. May be repeated.")] = None,
 ) -> None:
     """Every plugin within reach: built in, installed, and those given with --plugin. None is imported."""
+    from kdsearch import plugins
+
     found = plugins.available(plugin or ())
     if output is Format.JSON:
         typer.echo(json.dumps([dataclasses.asdict(listing) for listing in found], indent=2))
@@ -42,6 +43,8 @@ def list_plugins(
 @app.command()
 def new(name: Annotated[str, typer.Argument(help="The name of the strategy: letters, digits, underscores.")]) -> None:
     """Write NAME.py, a strategy that works, and test_NAME.py into this folder."""
+    from kdsearch import scaffold
+
     strategy, test = scaffold.write_plugin(name, Path())
     typer.echo(f"{strategy}  the strategy: change its loss()\n{test}  its test: pytest {test}, or kdsearch plugins check {strategy}")
     typer.echo(f"In a study: plugins: [{strategy}] and, under space, strategies: [{name}, hard]")
@@ -57,8 +60,10 @@ def check(
     ] = "zero",
 ) -> None:
     """Run the contract of one plugin. Exit code 1: a check fails; 2: the plugin cannot be loaded."""
+    from kdsearch import plugins  # here and below: torch takes seconds to import, and no other command waits for this one
+
     cls = plugins.load_one(name_or_path)
-    import torch  # here, for these take seconds to import, and what cannot be loaded should be told at once
+    import torch
 
     from kdsearch import testing
 

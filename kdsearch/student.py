@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from kdsearch import plugins
 from kdsearch.api import Family, ModelInfo, Need, Signal
 from kdsearch.assets import Assets
+from kdsearch.checkpoint import quiet
 from kdsearch.cost import SAFETENSORS_METADATA
 from kdsearch.data import Table, tokenise
 from kdsearch.encoder import Encoder
@@ -28,14 +29,18 @@ RECORD = "kdsearch.json"
 WEIGHTS = "model.safetensors"
 
 
-def files(family: Family, module: nn.Module, assets: Assets, record: Mapping[str, Any]) -> dict[str, bytes]:
+def files(family: Family, module: nn.Module, assets: Assets, tokenizer: Mapping[str, bytes], record: Mapping[str, Any]) -> dict[str, bytes]:
     """The folder of a trained student, as file name -> content.
 
+    tokenizer: the files of its own tokenizer.
     record: what else kdsearch.json shall say (spec, scores, provenance).
     """
     stock = family.stock(module)
-    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in (stock or module).state_dict().items()}
-    content = dict(assets.tokenizer)
+    tensors = {}
+    for name, tensor in (stock or module).state_dict().items():
+        whole = tensor.detach().cpu().contiguous()
+        tensors[name] = whole.float() if whole.is_floating_point() else whole
+    content = dict(tokenizer)
     content[WEIGHTS] = save_tensors(tensors, metadata=SAFETENSORS_METADATA)
     if isinstance(stock, PreTrainedModel):
         config = stock.config
@@ -126,11 +131,13 @@ def load_student(folder: str | Path, plugins_from: Sequence[str] = ()) -> Studen
         raise InputError(f"{path}: no {Path(problem.filename).name} in it: not a folder of a student") from problem
     except Exception as problem:
         raise InputError(f"{path}: cannot be read ({problem}): export the student again") from problem
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     if record["family"]["stock"]:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            path, local_files_only=True, trust_remote_code=False, dtype=torch.float32
-        )
+        with quiet():
+            model = AutoModelForSequenceClassification.from_pretrained(
+                path, local_files_only=True, trust_remote_code=False, dtype=torch.float32
+            )
         return Student(Encoder(model), tokenizer, record)
     name = record["family"]["name"]
     family = plugins.load([name], [], plugins_from).family(name, record["family"]["fields"])

@@ -35,14 +35,18 @@ class Recipe:
     weight_decay: float = 0.01
     warmup: float = 0.1  # share of all steps
     clip: float = 1.0  # global norm of all trained parameters, projections included
+    unlabelled: float = 0.0  # share of the study's unlabelled text that each epoch goes through beside the training rows
+    augmented: float = 0.0  # the same for augmented text
+    dropout: float | None = None  # of the student; None: its family's own
+    label_smoothing: float = 0.0  # of the labels' own loss
+    layer_decay: float = 1.0  # factor on the learning rate for each layer further down; 1: the same everywhere
 
 
 class Rows:
     """Token rows and labels on a device, made into padded batches without any Python per row."""
 
-    def __init__(self, tokens: Tokens, labels: np.ndarray, *, pad: int, device: torch.device, first: int = 0) -> None:
-        """first: the study's row number of row 0."""
-        self.device, self.pad, self.first = device, pad, first
+    def __init__(self, tokens: Tokens, labels: np.ndarray, *, pad: int, device: torch.device, label_smoothing: float = 0.0) -> None:
+        self.device, self.pad, self.label_smoothing = device, pad, label_smoothing
         self.lengths = tokens.lengths
         self._ids = as_tensor(tokens.ids).to(device)
         self._offsets = as_tensor(np.asarray(tokens.offsets)).to(device)
@@ -58,7 +62,7 @@ class Rows:
         mask, places = token_places(self._offsets, chosen, int(self.lengths[rows].max()), len(self._ids))
         ids = torch.where(mask, self._ids[places].long(), self.pad)
         types = None if self._types is None else torch.where(mask, self._types[places].long(), 0)
-        return Batch(ids, mask, self._labels[chosen], chosen + self.first, types)
+        return Batch(ids, mask, self._labels[chosen], chosen, types, self.label_smoothing)
 
 
 def token_places(offsets: Tensor, rows: Tensor, width: int, total: int) -> tuple[Tensor, Tensor]:
@@ -98,16 +102,41 @@ def in_order(lengths: np.ndarray, tokens_per_batch: int = 8192) -> Iterator[np.n
         start += size
 
 
-def groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, object]]:
-    """Optimiser groups: matrices decay; vectors and embedding tables do not (decay would move the rows of words that never occur)."""
+def groups(module: nn.Module, lr: float, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, object]]:
+    """Optimiser groups: matrices decay; vectors and embedding tables do not (decay would move the rows of words that never occur).
+
+    layer_decay: the learning rate is lr * layer_decay ** (layers above); the head has none above it (Howard & Ruder 2018, arXiv:1801.06146,
+        section 3.2, "discriminative fine-tuning").
+    """
     tables = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag)}
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    decayed = [p for p in trained if p.ndim >= 2 and id(p) not in tables]
-    plain = [p for p in trained if p.ndim < 2 or id(p) in tables]
+    above = layers_above(module) if layer_decay != 1.0 else {}
+    found: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim >= 2 and id(parameter) not in tables
+            found.setdefault((above.get(id(parameter), 0), decays), []).append(parameter)
     return [
-        {"params": decayed, "lr": lr, "weight_decay": weight_decay},
-        {"params": plain, "lr": lr, "weight_decay": 0.0},
+        {"params": parameters, "lr": lr * layer_decay**depth, "weight_decay": weight_decay if decays else 0.0}
+        for (depth, decays), parameters in found.items()
     ]
+
+
+def layers_above(module: nn.Module) -> dict[int, int]:
+    """id of a parameter -> how many layers stand above it: a transformer's layers one by one; elsewhere the embedding tables below the rest."""
+    lists = [list(part) for part in module.modules() if isinstance(part, nn.ModuleList)]
+    layers: list[nn.Module] = max(lists, key=len, default=[])
+    above = {id(weight): len(layers) - at for at, layer in enumerate(layers) for weight in layer.parameters()}
+    for part in module.modules():
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag):
+            above[id(part.weight)] = len(layers) + 1
+    return above
+
+
+def set_dropout(module: nn.Module, share: float | None) -> None:
+    """Give every dropout of a module this share; None leaves them as they are."""
+    for part in module.modules():
+        if share is not None and isinstance(part, nn.Dropout):
+            part.p = share
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -11,15 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kdsearch import io, metrics, student
-from kdsearch.api import Batch, Need, Outputs, Signal, Strategy, TeacherRole
-from kdsearch.assets import Assets, Signals, rows_of
-from kdsearch.encoder import Encoder
+from kdsearch import compact, io, metrics, student
+from kdsearch.api import Strategy, TeacherRole
+from kdsearch.assets import Assets
 from kdsearch.plugins import Plugins
-from kdsearch.private_teacher import PrivateTeacher, split_state
-from kdsearch.train import NotFinite, OutOfTime, Recipe, Rows, fit, groups
+from kdsearch.teaching import Teaching
+from kdsearch.train import NotFinite, OutOfTime, Recipe, Rows, as_tensor, fit, groups, set_dropout
 
 RUNGS = (0.25, 0.5, 0.75)  # shares of the planned examples after which a trial shows its validation scores
 
@@ -149,68 +147,60 @@ class _Trial:
         self.family = plugins.family(spec.family, spec.family_config)
         self.strategy: Strategy = plugins.strategy(spec.strategy, spec.strategy_config)
         self.recipe = Recipe(epochs=spec.epochs, **spec.training)
+        info = self.family.info(assets.info)
+        self.vocabulary = None if info.vocab == assets.info.vocab else assets.vocabularies[info.vocab]
+        learnt, validation, pad = assets.learnt.tokens, assets.validation.tokens, assets.pad
+        if self.vocabulary is not None:
+            learnt, validation, pad = self.vocabulary.learnt, self.vocabulary.validation, self.vocabulary.pad
         module = self.family.build(assets.info)
-        self.family.start_from(module, assets.teacher())
+        self.family.observe(module, as_tensor(learnt.ids).long(), as_tensor(learnt.offsets))
+        self.family.start_from(module, assets.teacher(self.vocabulary))
+        set_dropout(module, self.recipe.dropout)
+        self.table = compact.CompactTable.of(self.family.word_table(module), (learnt, validation), pad)
         self.module = module.to(device)
-        extra = self.strategy.build(assets.info, self.family.info(assets.info))
+        extra = self.strategy.build(assets.info, info)
         self.extra = None if extra is None else extra.to(device)
-        self.train_rows = rows_of(assets.train, assets.pad, device)
-        self.validation_rows = rows_of(assets.validation, assets.pad, device)
-        self.needs = self.strategy.teacher_needs()
+        if self.table is not None:
+            learnt, validation, pad = self.table.tokens(learnt), self.table.tokens(validation), self.table.pad
+        smoothing = self.recipe.label_smoothing
+        self.rows = Rows(learnt, assets.learnt.labels, pad=pad, device=device, label_smoothing=smoothing)
+        self.validation = Rows(validation, assets.validation.labels, pad=pad, device=device)
         self.student_needs = self.strategy.student_needs()
-        self.private: PrivateTeacher | None = None
-        self.teacher, self.signals = self._teacher()
+        self.teaching = Teaching(self.strategy, assets, device)
+        self.chosen = self._chosen_rows()
 
-    def _teacher(self) -> tuple[nn.Module | None, Signals | None]:
-        """The teacher where it runs in the trial, and its cached signals where they take its place."""
-        role = self.strategy.teacher
-        if role is TeacherRole.ABSENT:
-            return None, None
-        if role is TeacherRole.JOINT:
-            tuning = self.strategy.teacher_tuning()
-            self.private = PrivateTeacher(self.assets.teacher(), tuning).to(self.device)
-            below = Signals(self.assets.train, (split_state(self.assets.info.layers, tuning),), self.assets.info, self.device)
-            logits_alone = all(need.signal is Signal.LOGITS for need in self.needs)
-            return self.private, below if logits_alone and not below.missing else None
-        signals = Signals(self.assets.train, (Need(Signal.LOGITS), *self.needs), self.assets.info, self.device)
-        if not signals.missing:
-            return None, signals
-        shared = self.assets.teacher()
-        # Signals over the cache's budget, and attention always: the frozen teacher runs in the trial.
-        return Encoder(shared if self.device.type == "cpu" else copy.deepcopy(shared).to(self.device)), None
+    def _chosen_rows(self) -> np.ndarray:
+        """The training rows, and of the unlabelled and augmented ones the shares that the recipe asks for."""
+        assets = self.assets
+        chosen = [np.arange(assets.labelled)]
+        if self.strategy.teacher is not TeacherRole.ABSENT:  # without a teacher, nobody says anything about them
+            first = assets.labelled
+            for count, share in ((assets.unlabelled, self.recipe.unlabelled), (assets.augmented, self.recipe.augmented)):
+                order = np.random.default_rng(count).permutation(count)  # the same for all: a larger share holds the smaller one
+                chosen.append(first + order[: round(share * count)])
+                first += count
+        return np.concatenate(chosen)
 
     def _parameter_groups(self) -> list[dict[str, object]]:
         lr, decay = self.recipe.lr * self.family.lr_scale, self.recipe.weight_decay
-        found = groups(self.module, lr, decay)
+        found = groups(self.module, lr, decay, self.recipe.layer_decay)
         if self.extra is not None:
             found += groups(self.extra, lr, decay)
-        if self.private is not None:
-            found += groups(self.private.tuned, self.recipe.lr * self.strategy.teacher_tuning().lr_factor, decay)
+        if self.teaching.tuned is not None:
+            found += groups(self.teaching.tuned, self.recipe.lr * self.strategy.teacher_tuning().lr_factor, decay)
         return found
 
-    def _teacher_outputs(self, batch: Batch) -> Outputs | None:
-        if self.private is not None:
-            if self.signals is None:
-                return self.private(batch, self.needs)
-            (state,) = self.signals.layered(batch).values()
-            return self.private.from_state(batch, state)
-        if self.signals is not None:
-            return self.signals.gather(batch)
-        if self.teacher is None:
-            return None
-        with torch.no_grad():
-            return self.teacher(batch, self.needs)
-
-    def _step(self, rows: np.ndarray, progress: float) -> dict[str, Tensor]:
-        batch = self.train_rows.batch(rows)
+    def _step(self, places: np.ndarray, progress: float) -> dict[str, Tensor]:
+        rows = self.chosen[places]
+        batch = self.rows.batch(rows)
         # bf16 pays on CUDA; on a CPU without matrix units it does not, and full precision is the honest default there.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             answer = self.module(batch, self.student_needs)
-            teacher = self._teacher_outputs(batch)
+            teacher = self.teaching.outputs(rows, batch)
             return self.strategy.loss(answer, teacher, batch, self.extra, progress)
 
-    def _scores(self, module: nn.Module, rows: Rows) -> tuple[np.ndarray, dict[str, float]]:
-        logits = student.predict(module, rows)
+    def _scores(self) -> tuple[np.ndarray, dict[str, float]]:
+        logits = student.predict(self.module, self.validation)
         return logits, metrics.scores(self.assets.task, logits, self.assets.validation.labels)
 
     def run(self, report: Callable[[Report], bool | None], begun: float, deadline: float | None) -> TrialResult:
@@ -220,22 +210,18 @@ class _Trial:
         def on_rung(share: float) -> bool:
             nonlocal validation_seconds, stopped
             at = time.monotonic()
-            _, scores = self._scores(self.module, self.validation_rows)
+            _, scores = self._scores()
             validation_seconds += time.monotonic() - at
             stopped = bool(report(Report(share, scores, time.monotonic() - begun)))
             return stopped
 
-        before = None
-        if self.private is not None:
-            cached = self.assets.validation.signals[Need(Signal.LOGITS)]
-            before = metrics.scores(self.assets.task, np.asarray(cached), self.assets.validation.labels)
         parameter_groups = self._parameter_groups()
         self.module.train()
         started = time.monotonic()
         history = fit(
             self._step,
             parameter_groups,
-            self.train_rows.lengths,
+            self.rows.lengths[self.chosen],
             self.recipe,
             seed=self.spec.seed,
             rungs=RUNGS,
@@ -244,19 +230,19 @@ class _Trial:
         )
         training_seconds = time.monotonic() - started - validation_seconds
         at = time.monotonic()
-        logits, scores = self._scores(self.module, self.validation_rows)
+        logits, scores = self._scores()
         if not np.isfinite(logits).all():
             raise NotFinite("the student's answers on validation are not finite")
-        drift = None
-        if before is not None and self.private is not None:
-            after = self._scores(self.private, self.validation_rows)[1]
-            drift = {name: after[name] - before[name] for name in before}
+        drift = None if stopped else self.teaching.drift()
         validation_seconds += time.monotonic() - at
         seconds = {"total": time.monotonic() - begun, "training": training_seconds, "validation": validation_seconds}
         if stopped:
             return TrialResult("stopped", scores=scores, seconds=seconds, history=history)
+        if self.table is not None:
+            self.table.restore()
         params = sum(parameter.numel() for parameter in self.module.parameters())
         record = {"spec": self.spec.to_json(), "params": params, "validation": scores}
+        tokenizer = self.assets.tokenizer if self.vocabulary is None else self.vocabulary.tokenizer
         return TrialResult(
             "complete",
             scores=scores,
@@ -265,5 +251,5 @@ class _Trial:
             history=history,
             teacher_drift=drift,
             logits=logits,
-            files=student.files(self.family, self.module, self.assets, record),
+            files=student.files(self.family, self.module, self.assets, tokenizer, record),
         )

@@ -1,4 +1,4 @@
-"""A smaller BERT: depth, width, head size, feed-forward ratio, and what it starts from."""
+"""A smaller BERT: depth, width, head size, feed-forward ratio, vocabulary, rank of the embedding, and what it starts from."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+from transformers import BertConfig, BertForSequenceClassification, ElectraConfig, ElectraForSequenceClassification, PreTrainedModel
 
 from kdsearch import Encoder, Family, ModelInfo, Signal, Space, hookimpl, initialise
 
 HEAD_SIZES = (16, 32, 64)
+RANKS = (32, 64, 128)
 
 
 @dataclass(frozen=True)
 class Transformer(Family):
-    """A stock BertForSequenceClassification, at most as deep and as wide as the teacher."""
+    """A stock BertForSequenceClassification, at most as deep and as wide as the teacher.
+
+    With an embedding rank below its width it is a stock ElectraForSequenceClassification: a BERT whose embeddings have a width of their own.
+    """
 
     layers: int
     hidden: int  # a multiple of the head size
     head_size: int
     ff_ratio: int  # feed-forward width / hidden
     start: str  # random | embeddings (the teacher's, projected by SVD) | first, uniform, last (the teacher's layers, cut by importance)
+    vocabulary: int | None = None  # pieces kept, one of the study's pruned vocabularies; None: the teacher's own
+    embedding_rank: int | None = None  # width of the embedding tables; None: the student's own
 
     name: ClassVar[str] = "transformer"
     source: ClassVar[str] = (
@@ -37,13 +43,20 @@ class Transformer(Family):
         head_size = space.choice("head_size", sizes)
         # A log range keeps the order of widths visible to the sampler; rounding makes them multiples of the head size.
         width = space.integer("hidden", min(teacher.hidden, max(sizes)), teacher.hidden, log=True)
+        hidden = min(teacher.hidden, max(1, round(width / head_size)) * head_size)
         return {
             "layers": space.integer("layers", 1, teacher.layers),
-            "hidden": min(teacher.hidden, max(1, round(width / head_size)) * head_size),
+            "hidden": hidden,
             "head_size": head_size,
             "ff_ratio": space.integer("ff_ratio", 1, max(1, teacher.intermediate // teacher.hidden)),
             "start": space.choice("start", ("embeddings", "first", "uniform", "last", "random")),
+            "vocabulary": space.choice("vocabulary", (*teacher.vocabularies, teacher.vocab)),
+            "embedding_rank": None if (rank := space.choice("embedding_rank", (0, *cls._ranks(teacher)))) in (0, hidden) else rank,
         }
+
+    @staticmethod
+    def _ranks(teacher: ModelInfo) -> tuple[int, ...]:
+        return tuple(rank for rank in RANKS if rank < teacher.hidden)
 
     @classmethod
     def known_good(cls, teacher: ModelInfo) -> list[dict[str, Any]]:
@@ -65,13 +78,22 @@ class Transformer(Family):
             layers=self.layers,
             hidden=self.hidden,
             heads=self.heads,
+            vocab=self._pieces(teacher),
+            vocabularies=(),
             intermediate=self.hidden * self.ff_ratio,
-            provides=self.provides,
+            # Other pieces make other sequences: token by token there is nothing to compare with the teacher any more.
+            provides=self.provides if self._pieces(teacher) == teacher.vocab else frozenset({Signal.LOGITS, Signal.POOLED}),
         )
+
+    def _pieces(self, teacher: ModelInfo) -> int:
+        return self.vocabulary or teacher.vocab
 
     def size(self, teacher: ModelInfo) -> int:
         width, inner = self.hidden, self.hidden * self.ff_ratio
-        embeddings = (teacher.vocab + teacher.positions + teacher.types + 2) * width
+        rank = self.embedding_rank or width
+        embeddings = (self._pieces(teacher) + teacher.positions + teacher.types + 2) * rank
+        if self.embedding_rank is not None:
+            embeddings += rank * width + width
         attention = 4 * (width * width + width) + 2 * width
         feed_forward = 2 * width * inner + inner + width + 2 * width
         pooler = width * width + width
@@ -81,21 +103,24 @@ class Transformer(Family):
         width, inner = self.hidden, self.hidden * self.ff_ratio
         attention = 4 * length * width * width + 2 * length * length * width
         feed_forward = 2 * length * width * inner
-        return 2 * (self.layers * (attention + feed_forward) + width * width + width * teacher.labels)
+        projection = 0 if self.embedding_rank is None else length * self.embedding_rank * width
+        return 2 * (projection + self.layers * (attention + feed_forward) + width * width + width * teacher.labels)
 
     def build(self, teacher: ModelInfo) -> nn.Module:
-        config = BertConfig(
-            vocab_size=teacher.vocab,
-            hidden_size=self.hidden,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            intermediate_size=self.hidden * self.ff_ratio,
-            max_position_embeddings=teacher.positions,
-            type_vocab_size=teacher.types,
-            num_labels=teacher.labels,
-            problem_type="regression" if teacher.task == "regression" else "single_label_classification",
-        )
-        return Encoder(BertForSequenceClassification(config))
+        shape: dict[str, Any] = {
+            "vocab_size": self._pieces(teacher),
+            "hidden_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "intermediate_size": self.hidden * self.ff_ratio,
+            "max_position_embeddings": teacher.positions,
+            "type_vocab_size": teacher.types,
+            "num_labels": teacher.labels,
+            "problem_type": "regression" if teacher.task == "regression" else "single_label_classification",
+        }
+        if self.embedding_rank is None:
+            return Encoder(BertForSequenceClassification(BertConfig(**shape)))
+        return Encoder(ElectraForSequenceClassification(ElectraConfig(embedding_size=self.embedding_rank, **shape)))
 
     def start_from(self, student: nn.Module, teacher: nn.Module) -> None:
         if self.start == "random":
@@ -105,7 +130,7 @@ class Transformer(Family):
         weights = initialise.bert_names(teacher)
         mine = initialise.bert_names(student.model)
         if self.start == "embeddings":
-            initialise.start_embeddings(mine, weights, self.hidden)
+            initialise.start_embeddings(mine, weights)
             return
         initialise.start_layers(
             mine,
@@ -116,6 +141,12 @@ class Transformer(Family):
             teacher_heads=teacher.config.num_attention_heads,
             kind=self.start,
         )
+
+    def word_table(self, student: nn.Module) -> nn.Embedding:
+        assert isinstance(student, Encoder)
+        table = student.model.get_input_embeddings()
+        assert isinstance(table, nn.Embedding)
+        return table
 
     def stock(self, student: nn.Module) -> nn.Module:
         assert isinstance(student, Encoder)

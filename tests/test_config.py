@@ -44,6 +44,8 @@ def test_defaults_are_those_of_the_study_file_s_documentation(tmp_path: Path) ->
             "text_pair": None,
             "label": "label",
             "unlabelled": None,
+            "max_unlabelled": None,
+            "augment": 0,
             "split_seed": 0,
             "max_length": 64,
             "max_train": None,

@@ -212,3 +212,123 @@ def test_a_study_runs_on_two_nodes_that_share_nothing(world: Path, two_nodes: st
     done = run([*command(world, "two", trials=6), "--address", two_nodes], cwd=elsewhere, env=os.environ | {"PYTHONPATH": ""})
     assert done.returncode == 0, done.stderr
     sound(world / "studies" / "two", 6)
+
+
+DROPPED = '''
+"""direction: the student's top state points where the teacher's does."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn import functional as F
+
+from kdsearch import Need, Signal, Strategy, hookimpl
+
+
+@dataclass(frozen=True)
+class Direction(Strategy):
+    name = "direction"
+    source = "Sun et al. 2019, eq. 7, on the top state alone"
+
+    weight: float
+
+    @classmethod
+    def suggest(cls, space, teacher, student):
+        return {"weight": space.real("weight", 0.1, 10.0, log=True)}
+
+    def teacher_needs(self):
+        return (Need(Signal.LOGITS), Need(Signal.POOLED, -1))
+
+    student_needs = teacher_needs
+
+    def build(self, teacher, student):
+        return nn.Linear(student.hidden, teacher.hidden)
+
+    def loss(self, student, teacher, batch, extra, progress):
+        alike = F.cosine_similarity(extra(student.layered[Signal.POOLED, -1]), teacher.layered[Signal.POOLED, -1])
+        return {"hard": batch.hard_loss(student.logits), "direction": self.weight * (1 - alike).mean()}
+
+
+@hookimpl
+def kdsearch_strategies():
+    yield Direction
+'''
+
+
+def strategies_tried(folder: Path) -> set[str]:
+    """Of the trials that did not fail."""
+    failed = {record["trial"] for record in events(folder) if record["event"] == "failed"}
+    started = [record for record in events(folder) if record["event"] == "started"]
+    return {record["spec"]["strategy"] for record in started if record["trial"] not in failed}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_dropped_file_is_searched_beside_the_built_in_strategies(world: Path) -> None:
+    (world / "direction.py").write_text(DROPPED)
+    wanted = study(world, "dropped", trials=4) | {"plugins": [str(world / "direction.py")]}
+    wanted["space"]["strategies"] = ["logit", "direction"]
+    done = kdsearch.search(out=world / "studies", **wanted)
+    assert strategies_tried(done.folder) == {"logit", "direction"}
+    sound(done.folder, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_installed_package_is_searched_beside_the_built_in_strategies(world: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    (site / "pointing-1.0.dist-info").mkdir(parents=True)
+    (site / "pointing.py").write_text(DROPPED)
+    (site / "pointing-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: pointing\nVersion: 1.0\n")
+    (site / "pointing-1.0.dist-info" / "entry_points.txt").write_text("[kdsearch]\ndirection = pointing\n")
+    wanted = study(world, "installed", trials=4)
+    wanted["space"]["strategies"] = ["logit", "direction"]
+    (world / "installed.yaml").write_text(json.dumps(wanted))
+    arguments = [sys.executable, "-m", "kdsearch.cli", "search", str(world / "installed.yaml"), "--out", str(world / "studies")]
+    done = run(arguments, env=os.environ | {"PYTHONPATH": str(site)})
+    assert done.returncode == 0, done.stderr
+    assert strategies_tried(world / "studies" / "installed") == {"logit", "direction"}
+
+
+def three_files(world: Path, folder: Path) -> dict[str, Any]:
+    names = ["angry", "calm", "sad"]
+    for role, seed in (("train", 1), ("validation", 2), ("test", 3)):
+        lines, labels = worlds.texts(300, seed=seed)
+        pd.DataFrame({"body": lines, "mood": [names[label] for label in labels]}).to_csv(folder / f"{role}.csv", index=False)
+    files = {role: str(folder / f"{role}.csv") for role in ("train", "validation", "test")}
+    return {"data": {"files": files, "text": "body", "label": "mood", "max_length": 16}}
+
+
+def pairs(world: Path, folder: Path) -> dict[str, Any]:
+    lines, labels = worlds.texts(400)
+    halves = [line.split() for line in lines]
+    first, second = ([" ".join(words[at::2]) for words in halves] for at in (0, 1))
+    pd.DataFrame({"one": first, "two": second, "label": labels}).to_csv(folder / "pairs.tsv", index=False, sep="\t")
+    data = {"files": {"train": str(folder / "pairs.tsv")}, "text": "one", "text_pair": "two", "max_length": 16}
+    return {"data": data, "teacher": {"model": str(world / "teacher"), "finetune": {"epochs": 2, "lr": 1e-3}}}
+
+
+def regression(world: Path, folder: Path) -> dict[str, Any]:
+    lines, labels = worlds.texts(400)
+    pd.DataFrame({"text": lines, "label": labels * 1.5 - 1.0}).to_parquet(folder / "values.parquet")
+    data = {"files": {"train": str(folder / "values.parquet")}, "max_length": 16}
+    return {"task": "regression", "data": data, "teacher": {"model": str(world / "teacher"), "finetune": {"epochs": 20, "lr": 2e-3}}}
+
+
+def json_lines(world: Path, folder: Path) -> dict[str, Any]:
+    lines, labels = worlds.texts(400)
+    names = ["angry", "calm", "sad"]
+    records = [json.dumps({"text": line, "label": names[label]}) for line, label in zip(lines, labels, strict=True)]
+    (folder / "texts.jsonl").write_text("\n".join(records))
+    return {"data": {"files": {"train": str(folder / "texts.jsonl")}, "max_length": 16}}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("own", [three_files, pairs, regression, json_lines], ids=lambda own: own.__name__)
+def test_your_own_data_gives_a_front(world: Path, tmp_path: Path, own: Any) -> None:
+    wanted = study(world, own.__name__, trials=4) | own(world, tmp_path)
+    wanted["search"].pop("objectives", None)
+    done = kdsearch.search(out=world / "studies", **wanted)
+    sound(done.folder, 4)
+    assert done.front()

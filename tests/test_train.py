@@ -21,12 +21,12 @@ def tokens(*rows: list[int], types: list[list[int]] | None = None) -> Tokens:
 
 
 def test_a_batch_is_padded_to_its_longest_row() -> None:
-    rows = Rows(tokens([5, 6], [7], [8, 9, 10]), np.array([0, 1, 0]), pad=99, device=torch.device("cpu"), first=100)
+    rows = Rows(tokens([5, 6], [7], [8, 9, 10]), np.array([0, 1, 0]), pad=99, device=torch.device("cpu"))
     batch = rows.batch(np.array([1, 0]))
     assert batch.ids.tolist() == [[7, 99], [5, 6]]
     assert batch.mask.tolist() == [[True, False], [True, True]]
     assert batch.labels.tolist() == [1, 0]
-    assert batch.example.tolist() == [101, 100]
+    assert batch.example.tolist() == [1, 0]
     assert batch.types is None
 
 
@@ -55,9 +55,18 @@ def test_a_pass_without_gradients_covers_every_row_and_bounds_its_batches() -> N
 
 def test_tables_and_vectors_do_not_decay() -> None:
     module = nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 3))
-    decayed, plain = groups(module, 0.1, 0.01)
-    assert [tuple(p.shape) for p in decayed["params"]] == [(3, 2)]
-    assert plain["weight_decay"] == 0.0
+    shapes = {group["weight_decay"]: [tuple(p.shape) for p in group["params"]] for group in groups(module, 0.1, 0.01)}
+    assert shapes == {0.01: [(3, 2)], 0.0: [(4, 2), (3,)]}
+
+
+def test_layers_further_down_learn_more_slowly() -> None:
+    module = nn.Sequential(nn.Embedding(4, 2), nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), nn.Linear(2, 3))
+    rates = {id(weight): group["lr"] for group in groups(module, 1.0, 0.0, 0.5) for weight in group["params"]}
+    table, layers, head = module
+    assert isinstance(layers, nn.ModuleList)
+    lower, upper = layers
+    got = [rates[id(weight)] for weight in (head.weight, upper.weight, lower.weight, table.weight)]
+    assert got == [1.0, 0.5, 0.25, 0.125]
 
 
 def fitted(recipe: Recipe, *, rows: int = 64, **more: object) -> tuple[nn.Linear, list[dict[str, float]], list[float]]:

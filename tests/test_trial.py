@@ -27,7 +27,7 @@ STRATEGIES: dict[str, dict[str, object]] = {
 @pytest.fixture(scope="module")
 def assets() -> Assets:
     loaded = plugins.load(["transformer"], list(STRATEGIES))
-    return worlds.assets(worlds.good_teacher(), plugins=loaded.shipped())
+    return worlds.assets(worlds.good_teacher(), unlabelled=200, plugins=loaded.shipped())
 
 
 def spec(strategy: str = "logit", *, lr: float = 1e-2, epochs: float = 8.0, seed: int = 1, **fields: object) -> TrialSpec:
@@ -56,7 +56,8 @@ def test_the_recorded_score_is_that_of_the_saved_student(assets: Assets, tmp_pat
     result = run(spec(), assets)
     for name, content in result.files.items():
         (tmp_path / name).write_bytes(content)
-    lines, labels = worlds.texts(256 + 128)
+    lines, labels = worlds.texts(256 + 128 + 200)
+    lines, labels = lines[: 256 + 128], labels[: 256 + 128]
     student = load_student(tmp_path)
     logits = student.logits(lines[256:])
     assert result.logits is not None
@@ -79,15 +80,15 @@ def test_rungs_are_shown_and_a_yes_stops_there(assets: Assets) -> None:
 
 
 def without(part: Part, signal: Signal) -> Part:
-    return Part(part.tokens, part.labels, part.first, {need: column for need, column in part.signals.items() if need.signal is not signal})
+    return Part(part.tokens, part.labels, {need: column for need, column in part.signals.items() if need.signal is not signal})
 
 
 def test_cached_and_live_teacher_give_the_same_student(assets: Assets) -> None:
-    live = Assets(**{**assets.__dict__, "train": without(assets.train, Signal.HIDDEN)})
+    live = Assets(**{**assets.__dict__, "learnt": without(assets.learnt, Signal.HIDDEN)})
     one, other = run(spec("feature"), assets), run(spec("feature"), live)
     assert one.logits is not None
     assert other.logits is not None
-    assert Need(Signal.HIDDEN, 0) in assets.train.signals
+    assert Need(Signal.HIDDEN, 0) in assets.learnt.signals
     np.testing.assert_allclose(one.logits, other.logits, atol=2e-3)
 
 
@@ -132,9 +133,31 @@ def test_the_hash_is_that_of_everything_but_the_seed() -> None:
 
 
 def test_joint_training_from_cached_states_is_joint_training(assets: Assets) -> None:
-    live = Assets(**{**assets.__dict__, "train": without(assets.train, Signal.HIDDEN)})
+    live = Assets(**{**assets.__dict__, "learnt": without(assets.learnt, Signal.HIDDEN)})
     one, other = run(spec("joint"), assets), run(spec("joint"), live)
     assert one.logits is not None
     assert other.logits is not None
     np.testing.assert_allclose(one.logits, other.logits, atol=2e-3)
     assert one.teacher_drift == pytest.approx(other.teacher_drift, abs=0.02)
+
+
+def test_a_pruned_vocabulary_trains_saves_and_loads(assets: Assets, tmp_path: Path) -> None:
+    pruned = spec("logit", epochs=4.0)
+    pruned = TrialSpec(**{**pruned.to_json(), "family_config": {**pruned.family_config, "vocabulary": 60, "embedding_rank": 8}})
+    result = run(pruned, assets)
+    assert result.status == "complete", result.message
+    for name, content in result.files.items():
+        (tmp_path / name).write_bytes(content)
+    lines, _ = worlds.texts(256 + 128 + 200)
+    logits = load_student(tmp_path).logits(lines[256 : 256 + 128])
+    assert result.logits is not None
+    np.testing.assert_allclose(logits, result.logits, atol=1e-5)
+
+
+def test_unlabelled_text_is_learnt_from_through_the_teacher(assets: Assets) -> None:
+    with_text = TrialSpec(**{**spec("logit").to_json(), "training": {"lr": 1e-2, "unlabelled": 1.0}})
+    one, more = trial._Trial(spec("logit"), assets, torch.device("cpu")), trial._Trial(with_text, assets, torch.device("cpu"))
+    assert (len(one.chosen), len(more.chosen)) == (256, 456)
+    assert run(with_text, assets).status == "complete"
+    control = TrialSpec(**{**spec("hard").to_json(), "training": {"lr": 1e-2, "unlabelled": 1.0}})
+    assert len(trial._Trial(control, assets, torch.device("cpu")).chosen) == 256

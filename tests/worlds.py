@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
+from kdsearch import vocabulary
 from kdsearch.api import Need, Signal
 from kdsearch.assets import Assets, Part
-from kdsearch.data import Tokens
+from kdsearch.data import Table, Tokens, tokenise
 from kdsearch.encoder import Encoder
 from kdsearch.testing import tiny_info, tiny_teacher
 from kdsearch.train import Rows
+from kdsearch.vocabulary import Vocabulary
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{index}" for index in range(96))]
 
@@ -78,7 +81,7 @@ def as_tokens(lines: list[str]) -> Tokens:
     return Tokens(flat, np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64), None)
 
 
-def part(teacher: BertForSequenceClassification, lines: list[str], labels: np.ndarray, first: int, needs: list[Need]) -> Part:
+def part(teacher: BertForSequenceClassification, lines: list[str], labels: np.ndarray, needs: list[Need]) -> Part:
     """Rows with the teacher's signals, computed here without the cache."""
     tokens = as_tokens(lines)
     batch = Rows(tokens, labels, pad=0, device=torch.device("cpu")).batch(np.arange(len(lines)))
@@ -89,30 +92,52 @@ def part(teacher: BertForSequenceClassification, lines: list[str], labels: np.nd
         if need.layer is not None:
             value = said.layered[need.signal, need.layer]
             signals[need] = (value if need.signal is Signal.POOLED else value[batch.mask]).numpy()
-    return Part(tokens, labels, first, signals)
+    return Part(tokens, labels, signals)
 
 
-def assets(teacher: BertForSequenceClassification, *, train: int = 256, validation: int = 128, plugins: list[dict[str, object]]) -> Assets:
-    """Assets of the tiny world, with every pooled and token state cached."""
+def assets(
+    teacher: BertForSequenceClassification,
+    *,
+    train: int = 256,
+    validation: int = 128,
+    unlabelled: int = 0,
+    plugins: list[dict[str, object]],
+) -> Assets:
+    """Assets of the tiny world, with every pooled and token state cached, and one pruned vocabulary of 60 words."""
     info = tiny_info(teacher)
-    lines, labels = texts(train + validation, info.labels)
+    lines, labels = texts(train + validation + unlabelled, info.labels)
+    judged, labels[train + validation :] = slice(train, train + validation), -100
+    rows = np.r_[0:train, train + validation : len(lines)]
+    read = [lines[row] for row in rows]
     states = range(info.layers + 1)
     needs = [Need(Signal.LOGITS), *(Need(signal, state) for signal in (Signal.POOLED, Signal.HIDDEN) for state in states)]
     return Assets(
         task=info.task,
         labels=tuple(f"class {index}" for index in range(info.labels)),
-        info=info,
+        info=replace(info, vocabularies=(60,)),
         max_length=32,
         pad=0,
-        train=part(teacher, lines[:train], labels[:train], 0, needs),
-        validation=part(teacher, lines[train:], labels[train:], train, [Need(Signal.LOGITS)]),
-        unlabelled=None,
+        learnt=part(teacher, read, labels[rows], needs),
+        labelled=train,
+        unlabelled=unlabelled,
+        augmented=0,
+        validation=part(teacher, lines[judged], labels[judged], [Need(Signal.LOGITS)]),
         teacher_config=teacher.config.to_json_string(use_diff=False),
         teacher_weights={name: tensor.numpy() for name, tensor in teacher.state_dict().items()},
         teacher_fingerprint="tiny",
         tokenizer=_files(),
+        vocabularies={60: pruned(read, lines[judged])},
         plugins=plugins,
     )
+
+
+def pruned(learnt: list[str], validation: list[str]) -> Vocabulary:
+    """The first 60 words: what is spelt with others becomes [UNK], for this tokenizer has no single letters."""
+    pieces = np.arange(60)
+    files = vocabulary.pruned_files(_files(), pieces)
+    own = vocabulary.load(files, tokenizer())
+    rows = [tokenise(Table(lines, None, np.zeros(len(lines), np.int64)), own, 32) for lines in (learnt, validation)]
+    return Vocabulary(pieces, files, 0, *rows)
 
 
 def _files() -> dict[str, bytes]:

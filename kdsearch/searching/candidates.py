@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kdsearch.api import Family, ModelInfo, Strategy
+from kdsearch.api import Family, ModelInfo, Strategy, TeacherRole
 from kdsearch.config import StudyConfig
 from kdsearch.errors import InputError, KdsearchError, PluginError
 from kdsearch.io import digest
 from kdsearch.plugin_classes import dump
 from kdsearch.plugins import Plugins
-from kdsearch.space import CornerDraw, Draw, Knobs, global_knob
+from kdsearch.space import OPT_IN, CornerDraw, Draw, Knobs, global_knob
 from kdsearch.trial import TrialSpec
 
 FAMILY, STRATEGY = "family", "strategy"  # the names of the two categoricals
@@ -108,6 +108,12 @@ class Candidates:
     def _fits(self, family: str, strategy: str) -> bool:
         return bool(self.strategies[strategy].fits(self.teacher, self.families[family].provides))
 
+    def _training_knobs(self, strategy: Strategy) -> list[str]:
+        names = ["lr", *(name for name in OPT_IN if name in self.config.space.knobs)]
+        if strategy.teacher is not TeacherRole.ABSENT:  # without a teacher, text without labels says nothing
+            names += ["unlabelled"] * (self.config.data.unlabelled is not None) + ["augmented"] * (self.config.data.augment > 0)
+        return names
+
     def draw(self, draw: Draw) -> Candidate | str:
         """One candidate.
 
@@ -138,7 +144,9 @@ class Candidates:
             raise
         except Exception as problem:  # as above
             raise PluginError(f"strategy {strategy_name}: its fields cannot be drawn: {type(problem).__name__}: {problem}") from problem
-        training = {"lr": global_knob(self.knobs, noted, "lr")}
+        if not strategy_class.fits(teacher, info.provides) or any(need.signal not in info.provides for need in strategy.student_needs()):
+            return f"{strategy_name} does not fit this {family_name}: it needs signals that the student does not show"
+        training = {name: global_knob(self.knobs, noted, name) for name in self._training_knobs(strategy)}
         spec = TrialSpec(family_name, dump(family), strategy_name, dump(strategy), training, float(self.config.search.epochs), 0)
         address = spec.hash
         # the seed comes from what the student is, so the same student is the same training run in whichever order it was proposed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from kdsearch.cost import Cost
 from kdsearch.errors import InputError
 from kdsearch.plugins import Plugins
 from kdsearch.searching.candidates import FAMILY, STRATEGY, Candidate, Candidates, Sized
-from kdsearch.space import Draw, Knob, RandomDraw
+from kdsearch.space import Knob, RandomDraw
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,9 @@ def explore(
     """
     space = Candidates(config, plugins, teacher)
     rng = np.random.default_rng(config.seed)
-    corners = [_fitting(space, Sized(*pair, share)) for pair in space.pairs for share in (0.0, 0.5, 1.0)]
-    drawn = [_fitting(space, _Pair(rng, *space.pairs[turn % len(space.pairs)])) for turn in range(max(draws, len(space.pairs)))]
+    corners = _fitting(space.draw(Sized(*pair, share)) for pair in space.pairs for share in (0.0, 0.5, 1.0))
+    turns = max(draws, len(space.pairs))
+    drawn = _fitting(space.draw(_Pair(rng, *space.pairs[turn % len(space.pairs)])) for turn in range(turns))
     space.knobs.refuse_unknown()
     if not {"bytes", "flops"} & config.search.limits.keys():
         price = None
@@ -104,10 +105,9 @@ def explore(
     )
 
 
-def _fitting(space: Candidates, draw: Draw) -> Candidate:
-    candidate = space.draw(draw)
-    assert isinstance(candidate, Candidate), candidate  # only pairs that fit are drawn here
-    return candidate
+def _fitting(drawn: Iterable[Candidate | str]) -> list[Candidate]:
+    """Without the students that do not show what the strategy drawn with them needs."""
+    return [each for each in drawn if isinstance(each, Candidate)]
 
 
 def _why_not(family: str, strategy: str, space: Candidates, drawn: Sequence[Candidate]) -> str:

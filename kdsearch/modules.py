@@ -1,0 +1,226 @@
+"""What the families that are no stock model are made of: tables started from the teacher, bigrams, recurrent and convolutional layers that padding
+does not touch, and `shown`, which answers with the signals that were asked for.
+
+All of it runs on whole batches, exports with torch.onnx.export(dynamo=True), and expects the real tokens of a row before its padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
+
+from kdsearch import initialise
+from kdsearch.api import ModelInfo, Need, Outputs, Signal
+from kdsearch.encoder import mean_over_tokens
+
+__all__ = [
+    "Bigrams",
+    "BothWays",
+    "Windows",
+    "lookup",
+    "lower_bound",
+    "max_over_tokens",
+    "mean_over_tokens",
+    "shown",
+    "start_table",
+    "vocabularies",
+]
+
+WIDTH = 0.3  # standard deviation of a fresh or started table: near that of published word vectors, so that a few hundred steps can move it
+
+
+def vocabularies(teacher: ModelInfo) -> tuple[int, ...]:
+    """The options of a `vocabulary` knob: the study's pruned vocabularies, ascending, and the teacher's own."""
+    return (*teacher.vocabularies, teacher.vocab)
+
+
+def lookup(table: nn.Embedding, ids: Tensor) -> Tensor:
+    """Rows of a table: ids (...) -> (..., H).
+
+    The same values as `table(ids)`; the backward of index_select on a CPU takes half the time of that of embedding.
+    """
+    return table.weight.index_select(0, ids.flatten()).unflatten(0, ids.shape)
+
+
+def start_table(table: nn.Embedding, teacher: nn.Module, vocabulary: int) -> None:
+    """The teacher's word table about its mean, projected on its top singular directions, scaled to the standard deviation WIDTH.
+
+    Args:
+        table: (V or more, H) its first V rows are changed in place. What H has beyond the width of the teacher's table stays as it is.
+        teacher: a classifier of a type in encoder.ANATOMY.
+        vocabulary: V, the student's word pieces.
+
+    Raises:
+        ValueError: the teacher's word table has other rows than the student's.
+    """
+    words = initialise.bert_names(teacher)["embeddings.word_embeddings.weight"]
+    if len(words) != vocabulary:
+        raise ValueError(f"a student of {vocabulary} word pieces cannot start from a table of {len(words)}")
+    centred = words - words.mean(0)
+    started = centred @ initialise.top_directions(centred, table.embedding_dim)  # (V, H), or narrower where the teacher's table is
+    with torch.no_grad():
+        table.weight[:vocabulary, : started.shape[1]] = started * (WIDTH / started.std().clamp_min(1e-12))
+
+
+def max_over_tokens(states: Tensor, mask: Tensor) -> Tensor:
+    """(B, S, H) and (B, S) bool -> (B, H), padding left out."""
+    return states.masked_fill(~mask.unsqueeze(-1), torch.finfo(states.dtype).min).amax(1)
+
+
+def shown(
+    logits: Tensor,
+    needs: Sequence[Need],
+    *,
+    states: Sequence[Tensor],
+    mask: Tensor,
+    width: int,
+    provides: frozenset[Signal],
+) -> Outputs:
+    """The answer of a student that shows states.
+
+    Args:
+        logits: (B, C).
+        states: state 0 first; each (B, S, h), or (B, h) where it is pooled already. h may be less than width: zeros are added at the end,
+            which no linear map or distance notices.
+        mask: (B, S) bool.
+        width: what the student's info() calls hidden.
+        provides: the family's.
+
+    Raises:
+        LookupError: a need for a signal that is not in provides, or for a state that there is not.
+    """
+    layered: dict[tuple[Signal, int], Tensor] = {}
+    for need in needs:
+        if need.layer is None:
+            continue
+        if need.signal not in provides or need.signal not in (Signal.POOLED, Signal.HIDDEN):
+            raise LookupError(f"this student shows {' and '.join(sorted(provides))}, not {need.signal}")
+        if not -len(states) <= need.layer < len(states):
+            raise IndexError(f"{need.signal} of layer {need.layer}: this student has {len(states)} states")
+        state = states[need.layer]
+        if need.signal is Signal.POOLED and state.ndim == 3:
+            state = mean_over_tokens(state, mask)
+        layered[need.signal, need.layer] = F.pad(state, (0, width - state.shape[-1])).float()
+    return Outputs(logits.float(), layered)
+
+
+def lower_bound(keys: Tensor, wanted: Tensor) -> Tensor:
+    """How many of the ascending keys (K,) lie below each of wanted (...): torch.searchsorted, of operators that ONNX has."""
+    count = len(keys)
+    found = torch.zeros_like(wanted)
+    for bit in reversed(range(count.bit_length())):
+        probe = found + (1 << bit)
+        below = keys[(probe - 1).clamp_max(count - 1)] < wanted
+        found = torch.where((probe <= count) & below, probe, found)
+    return found
+
+
+class Bigrams(nn.Module):
+    """The most frequent pairs of neighbouring pieces of a text, each with a number of its own: an exact table, so no two share a row.
+
+    The keys (K,) int64, first * vocabulary + second, ascending, are a buffer: saved with the student, not among its parameters. Those that the
+    text did not fill hold vocabulary ** 2, which no pair has.
+    """
+
+    keys: Tensor
+
+    def __init__(self, count: int, vocabulary: int) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.register_buffer("keys", torch.full((count,), vocabulary**2, dtype=torch.int64))
+
+    def observe(self, ids: Tensor, offsets: Tensor) -> None:
+        """Take the pairs that occur most, equally frequent ones by their key; a row's first and last token are specials and count for nothing.
+
+        Args:
+            ids: (T,) int64 rows end to end; offsets: (N + 1,) int64, row n is ids[offsets[n]:offsets[n + 1]].
+        """
+        inside = torch.ones(len(ids), dtype=torch.bool)
+        filled = offsets[1:] > offsets[:-1]
+        inside[offsets[:-1][filled]] = False
+        inside[offsets[1:][filled] - 1] = False
+        pairs = (ids[:-1] * self.vocabulary + ids[1:])[inside[:-1] & inside[1:]]
+        known, counts = pairs.unique(return_counts=True)
+        kept = known[counts.argsort(descending=True, stable=True)[: len(self.keys)]]
+        self.keys.fill_(self.vocabulary**2)
+        self.keys[: len(kept)] = kept.sort().values
+
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The pair that begins at each token.
+
+        Args:
+            ids: (B, S) int64; mask: (B, S) bool.
+
+        Returns:
+            (number (B, S) int64 of the pair, 0 .. K - 1; whether (B, S) it is in the table at all).
+        """
+        following = F.pad(ids.masked_fill(~mask, -1)[:, 1:], (0, 1), value=-1)
+        wanted = ids * self.vocabulary + following
+        search = lower_bound if torch.compiler.is_exporting() else torch.searchsorted  # the same numbers in a thirtieth of the time
+        number = search(self.keys, wanted).clamp_max(len(self.keys) - 1)
+        return number, (following >= 0) & (self.keys[number] == wanted)
+
+    def pieces(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(numbers, first pieces, second pieces), (N,) int64 each, of the keys that the text filled."""
+        numbers = (self.keys < self.vocabulary**2).nonzero().flatten()
+        return numbers, self.keys[numbers] // self.vocabulary, self.keys[numbers] % self.vocabulary
+
+
+class BothWays(nn.Module):
+    """A bidirectional LSTM layer that padding does not touch: (B, S, I) -> (B, S, 2 H).
+
+    Its backward half reads each row reversed within its own length. So the padding comes last for both halves, after everything that counts, and
+    no packing is needed, which is slow and has no ONNX.
+    """
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.ahead = nn.LSTM(inputs, hidden, batch_first=True)
+        self.back = nn.LSTM(inputs, hidden, batch_first=True)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        steps = torch.arange(mask.shape[1], device=mask.device).unsqueeze(0)
+        lengths = mask.sum(1, keepdim=True)
+        mirror = torch.where(steps < lengths, lengths - 1 - steps, steps).unsqueeze(-1)
+        ahead, _ = self.ahead(states)
+        back, _ = self.back(states.gather(1, mirror.expand(-1, -1, states.shape[-1])))
+        return torch.cat((ahead, back.gather(1, mirror.expand(-1, -1, back.shape[-1]))), -1)
+
+    @staticmethod
+    def size(inputs: int, hidden: int) -> int:
+        """Parameters: four gates, two bias vectors, two directions."""
+        return 2 * 4 * hidden * (inputs + hidden + 2)
+
+    @staticmethod
+    def products(inputs: int, hidden: int) -> int:
+        """Multiply-adds of one token."""
+        return 2 * 4 * hidden * (inputs + hidden)
+
+
+@register_flop_formula(torch.ops.aten.mkldnn_rnn_layer)  # torch has none, and would count an LSTM on a CPU as nothing
+def _lstm_flops(inputs: Sequence[int], into: Sequence[int], across: Sequence[int], *_arguments: object, **_options: object) -> int:
+    """Shapes: inputs (S, B, I), into (4 H, I), across (4 H, H)."""
+    steps, rows, _ = inputs
+    return 2 * steps * rows * into[0] * (into[1] + across[1])
+
+
+class Windows(nn.Module):
+    """Filters over the `span` tokens that begin at each token: (B, S, I) -> (B, S, F). Beyond a row's end they see zeros, so that a row shorter than
+    a filter is read too, and padding changes nothing."""
+
+    def __init__(self, inputs: int, filters: int, span: int) -> None:
+        super().__init__()
+        self.span = span
+        self.filters = nn.Conv1d(inputs, filters, span)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        real = (states * mask.unsqueeze(-1)).transpose(1, 2)
+        return self.filters(F.pad(real, (0, self.span - 1))).transpose(1, 2)
+
+    @staticmethod
+    def size(inputs: int, filters: int, span: int) -> int:
+        return filters * (inputs * span + 1)

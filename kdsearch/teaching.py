@@ -1,0 +1,113 @@
+"""The teacher's side of a trial: for a batch of rows, what it says of them, from the cache wherever that holds it."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdsearch import metrics, student
+from kdsearch.api import Batch, ModelInfo, Need, Outputs, Signal, Strategy, TeacherRole
+from kdsearch.assets import Assets, Part
+from kdsearch.cache import from_bottom
+from kdsearch.encoder import Encoder
+from kdsearch.private_teacher import PrivateTeacher, split_state
+from kdsearch.train import Rows, as_tensor, token_places
+
+_LOGITS = Need(Signal.LOGITS)
+
+
+class Signals:
+    """The cached signals of a part on a device, gathered for rows."""
+
+    def __init__(self, part: Part, needs: tuple[Need, ...], teacher: ModelInfo, device: torch.device) -> None:
+        self._heads = teacher.heads
+        self._offsets = as_tensor(np.asarray(part.tokens.offsets)).to(device)
+        self._columns: dict[Need, Tensor] = {}
+        self.missing: list[Need] = []
+        for need in needs:
+            column = part.signals.get(from_bottom(need, teacher))
+            if column is None:
+                self.missing.append(need)
+            else:
+                self._columns[need] = as_tensor(column).to(device)
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """(B, C)."""
+        return self._columns[_LOGITS][rows]
+
+    def layered(self, rows: Tensor, width: int) -> dict[tuple[Signal, int], Tensor]:
+        """Everything but the logits; token-level signals are padded to `width` tokens with zeros."""
+        layered: dict[tuple[Signal, int], Tensor] = {}
+        for need, column in self._columns.items():
+            if need.layer is None:
+                continue
+            if need.signal is Signal.POOLED:
+                layered[need.signal, need.layer] = column[rows]
+            else:
+                mask, places = token_places(self._offsets, rows, width, len(column))
+                found = column[places] * mask.unsqueeze(-1)
+                if need.signal is Signal.VALUES:
+                    found = found.unflatten(-1, (self._heads, -1)).transpose(1, 2)
+                layered[need.signal, need.layer] = found
+        return layered
+
+
+class Teaching:
+    """What a strategy gets from the teacher.
+
+    Attributes:
+        tuned: the modules of the private copy that joint training trains; None for every other role.
+    """
+
+    def __init__(self, strategy: Strategy, assets: Assets, device: torch.device) -> None:
+        self._assets, self._device = assets, device
+        self._needs = strategy.teacher_needs()
+        self._private: PrivateTeacher | None = None
+        self._live: Encoder | None = None
+        self._signals: Signals | None = None
+        self.tuned: nn.ModuleList | None = None
+        # Its own ids: a student with another vocabulary reads the same rows in other pieces.
+        self._rows = Rows(assets.learnt.tokens, assets.learnt.labels, pad=assets.pad, device=device)
+        if strategy.teacher is TeacherRole.JOINT:
+            tuning = strategy.teacher_tuning()
+            self._private = PrivateTeacher(assets.teacher(), tuning).to(device)
+            self.tuned = self._private.tuned
+            below = Signals(assets.learnt, (split_state(assets.info.layers, tuning),), assets.info, device)
+            if not below.missing and all(need.signal is Signal.LOGITS for need in self._needs):
+                self._signals = below
+        elif strategy.teacher is TeacherRole.FROZEN:
+            signals = Signals(assets.learnt, (_LOGITS, *self._needs), assets.info, device)
+            if signals.missing:
+                # Over the cache's budget, and attention always: the frozen teacher runs in the trial.
+                shared = assets.teacher()
+                self._live = Encoder(shared if device.type == "cpu" else copy.deepcopy(shared).to(device))
+            else:
+                self._signals = signals
+
+    def outputs(self, rows: np.ndarray, batch: Batch) -> Outputs | None:
+        """The teacher's Outputs for these rows; batch: the same rows as the student reads them."""
+        if self._private is not None:
+            own = self._rows.batch(rows)
+            if self._signals is None:
+                return self._private(own, self._needs)
+            (state,) = self._signals.layered(own.example, own.ids.shape[1]).values()
+            return self._private.from_state(own, state)
+        if self._signals is not None:
+            return Outputs(self._signals.logits(batch.example), self._signals.layered(batch.example, batch.ids.shape[1]))
+        if self._live is not None:
+            with torch.no_grad():
+                return self._live(self._rows.batch(rows), self._needs)
+        return None
+
+    def drift(self) -> dict[str, float] | None:
+        """The private copy's validation scores minus the teacher's own; None where there is no copy."""
+        if self._private is None:
+            return None
+        assets, part = self._assets, self._assets.validation
+        before = metrics.scores(assets.task, np.asarray(part.signals[_LOGITS]), part.labels)
+        logits = student.predict(self._private, Rows(part.tokens, part.labels, pad=assets.pad, device=self._device))
+        after = metrics.scores(assets.task, logits, part.labels)
+        return {name: after[name] - before[name] for name in before}
