@@ -132,7 +132,9 @@ def verify(
     for check in checks(study_dir):
         found.append(check)
         if format is Format.table:
-            console.print("[green]PASS[/]" if check.passed else "[red]FAIL[/]", f"{check.what}: {check.detail}", highlight=False)
+            console.print(
+                "[green]PASS[/]" if check.passed else "[red]FAIL[/]", f"{check.what}: {check.detail}", highlight=False, soft_wrap=True
+            )
     if format is Format.json:
         print(json.dumps([asdict(check) for check in found], indent=2))
     if not all(check.passed for check in found):
@@ -168,8 +170,14 @@ def teacher(study: StudyFile, sets: Sets = None) -> None:
 
 
 def _mount() -> None:
+    from kdsearch.confirm_command import confirm
+    from kdsearch.pick_command import pick
     from kdsearch.plugin_commands import app as plugin_commands
+    from kdsearch.report_command import report
 
+    app.command()(confirm)
+    app.command()(pick)
+    app.command()(report)
     app.add_typer(plugin_commands, name="plugins", help="List, check and write plugins.")
 
 

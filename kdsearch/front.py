@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch.errors import StateError
+from kdsearch.errors import InputError, StateError
 from kdsearch.io import read_log, replace_json
 from kdsearch.record import State, StudyState, TrialRecord, replay
 
@@ -95,6 +95,41 @@ def members(state: StudyState, objectives: Sequence[str]) -> list[TrialRecord]:
     return [state.trials[point.trial] for point in front]
 
 
+def _point(state: StudyState, trial: TrialRecord) -> dict[str, Any]:
+    """A complete trial as a point of front.json."""
+    confirmed = state.confirmed.get(trial.number)
+    return {
+        "trial": trial.number,
+        "family": trial.spec["family"],
+        "strategy": trial.spec["strategy"],
+        "config": {
+            "family": trial.spec["family_config"],
+            "strategy": trial.spec["strategy_config"],
+            "training": trial.spec["training"],
+        },
+        "params": trial.params,
+        "bytes": trial.bytes,
+        "flops": trial.flops,
+        "validation": {metric: score if math.isfinite(score) else None for metric, score in trial.scores.items()},
+        "student": f"students/{trial.number}",
+        "confirmed": None if confirmed is None else {key: value for key, value in confirmed.items() if key != "trial"},
+    }
+
+
+def _confirmation(state: StudyState, front: Sequence[TrialRecord]) -> dict[str, Any]:
+    """What the last use of the test rows says beside the points; finalists that are not on the front are among `others`."""
+    last = state.confirmations[-1]
+    on_front = {trial.number for trial in front}
+    others = [state.trials[number] for number in sorted(state.confirmed) if number not in on_front]
+    return {
+        "test_used": len(state.openings),
+        "rows": last["rows"],
+        "majority": last["majority"],
+        "share_asked": last["share_asked"],
+        "others": [_point(state, trial) for trial in others],
+    }
+
+
 def document(state: StudyState, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """front.json's content; the same state and manifest give the same bytes.
 
@@ -104,6 +139,8 @@ def document(state: StudyState, manifest: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         as in the interface. `validation` holds every metric recorded. `config` is {family, strategy, training}: the fields of the one, of
         the other, and the training knobs. Points stand by cost, then by trial. The hypervolume is on parameters, whatever the cost is.
+        `confirmation`, once there was one: how often the test rows were used and how many they are, what the majority class scores there,
+        in which share of bootstraps a student must be better to count as better, and the finalists that are not on the front.
 
     Raises:
         StateError: the manifest lacks a key.
@@ -111,28 +148,12 @@ def document(state: StudyState, manifest: Mapping[str, Any]) -> dict[str, Any]:
     try:
         name, objectives, teacher = manifest["name"], list(manifest["objectives"]), manifest["teacher"]
         teacher = {**{key: teacher[key] for key in ("params", "bytes", "flops", "validation")}, "test": teacher.get("test")}
+        if state.confirmations:
+            teacher["test"] = state.confirmations[-1]["teacher"]
     except KeyError as lacking:
         raise StateError(f"manifest.json of {Path(state.where).parent}: lacks {lacking}: restore the file from a copy") from lacking
     front = members(state, objectives)
-    points = [
-        {
-            "trial": trial.number,
-            "family": trial.spec["family"],
-            "strategy": trial.spec["strategy"],
-            "config": {
-                "family": trial.spec["family_config"],
-                "strategy": trial.spec["strategy_config"],
-                "training": trial.spec["training"],
-            },
-            "params": trial.params,
-            "bytes": trial.bytes,
-            "flops": trial.flops,
-            "validation": {metric: score if math.isfinite(score) else None for metric, score in trial.scores.items()},
-            "student": f"students/{trial.number}",
-            "confirmed": None,
-        }
-        for trial in front
-    ]
+    points = [_point(state, trial) for trial in front]
     return {
         "study": name,
         "objectives": objectives,
@@ -140,6 +161,7 @@ def document(state: StudyState, manifest: Mapping[str, Any]) -> dict[str, Any]:
         "points": points,
         "hypervolume": hypervolume([(trial.params, trial.scores[objectives[0]]) for trial in front], objectives[0]),
         "trials": state.counts(),
+        **({"confirmation": _confirmation(state, front)} if state.confirmations else {}),
     }
 
 
@@ -149,6 +171,15 @@ def read(folder: Path) -> dict[str, Any]:
     Raises:
         StateError: no study is there, or its files are not as a run leaves them.
     """
+    return document(*load(folder))
+
+
+def load(folder: Path) -> tuple[StudyState, dict[str, Any]]:
+    """What `document` is made from: the state that a study's ledger tells, and its manifest.
+
+    Raises:
+        StateError: as `read`.
+    """
     manifest, ledger = folder / "manifest.json", folder / "ledger.jsonl"
     for path in (manifest, ledger):
         if not path.is_file():
@@ -157,7 +188,7 @@ def read(folder: Path) -> dict[str, Any]:
         facts = json.loads(manifest.read_text(encoding="utf-8"))
     except ValueError as problem:
         raise StateError(f"{manifest}: not JSON: the file was changed by hand; restore it from a copy") from problem
-    return document(replay(read_log(ledger), str(ledger)), facts)
+    return replay(read_log(ledger), str(ledger)), facts
 
 
 def write(folder: Path) -> dict[str, Any]:
@@ -187,3 +218,23 @@ def rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
         retention = score / best if best is not None and best > 0 else None
         table.append({**row, "score": score, "retention": retention, "ratio": teacher["params"] / point["params"]})
     return table
+
+
+def point_of(folder: Path, trial: int) -> dict[str, Any]:
+    """A trial as a point, whether or not it is on the front.
+
+    Raises:
+        InputError: that trial left no student.
+        StateError: as `read`.
+    """
+    state, manifest = load(folder)
+    on_front = {point["trial"]: point for point in document(state, manifest)["points"]}
+    if trial in on_front:
+        found: dict[str, Any] = on_front[trial]
+        return found
+    known = state.trials.get(trial)
+    if known is None or known.state is not State.COMPLETE:
+        numbers = ", ".join(str(number) for number in on_front)
+        why = "there is none" if known is None else f"it is {known.state.value}"
+        raise InputError(f"{folder}: trial {trial} left no student ({why}); on the front are {numbers}")
+    return _point(state, known)

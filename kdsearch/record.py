@@ -34,8 +34,12 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "returned": ("trial", "attempt", "reason"),
     "refused": ("knobs", "params", "limit"),
     "reused": ("knobs", "trial"),
+    "confirmed_run": ("trial", "role", "hash", "seed", "status", "scores"),
+    "test_opened": ("time", "why", "rows", "runs"),
+    "confirmed": ("opening", "rows", "runs", "teacher", "majority", "share_asked", "finalists"),
 }
-_STAYS = frozenset({"study", "session", "started", "refused", "reused"})  # the rest belongs to a trial that runs
+# the rest belongs to a trial that runs
+_STAYS = frozenset({"study", "session", "started", "refused", "reused", "confirmed_run", "test_opened", "confirmed"})
 
 
 @dataclass
@@ -86,6 +90,14 @@ class StudyState:
     by_hash: dict[str, int] = field(default_factory=dict)  # spec hash -> number of the trial that has it
     refused: list[dict[str, Any]] = field(default_factory=list)  # proposals over a limit, never started
     reused: list[dict[str, Any]] = field(default_factory=list)  # proposals answered by an earlier trial
+    runs: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)  # (spec hash, seed) -> a finalist trained again, or a control
+    openings: list[dict[str, Any]] = field(default_factory=list)  # of the sealed test rows
+    confirmations: list[dict[str, Any]] = field(default_factory=list)  # what each use of the test rows gave
+
+    @property
+    def confirmed(self) -> dict[int, dict[str, Any]]:
+        """Trial -> what the last confirmation that had it says."""
+        return {each["trial"]: each for confirmation in self.confirmations for each in confirmation["finalists"]}
 
     @property
     def next_number(self) -> int:
@@ -145,6 +157,8 @@ class StudyState:
             self._check_start(record, wrong)
         elif event == "reused" and record["trial"] not in self.trials:
             raise wrong(f"reuses trial {record['trial']}, which was never started")
+        elif event in ("confirmed_run", "confirmed"):
+            self._check_confirmation(record, wrong)
         elif event not in _STAYS:
             number, attempt = record["trial"], record["attempt"]
             trial = self.trials.get(number)
@@ -167,6 +181,17 @@ class StudyState:
         if attempt != (trial.attempts if trial else 0) + 1:
             raise wrong(f"attempt {attempt} of trial {number} does not follow attempt {trial.attempts if trial else 0}")
 
+    def _check_confirmation(self, record: Mapping[str, Any], wrong: Any) -> None:
+        event = record["event"]
+        for number in [record["trial"]] if event == "confirmed_run" else [each["trial"] for each in record["finalists"]]:
+            trial = self.trials.get(number)
+            if trial is None or trial.state is not State.COMPLETE:
+                raise wrong(f"{event} for trial {number}, which is {'not complete' if trial else 'not there'}")
+        if event == "confirmed" and not self.openings:
+            raise wrong("confirmed, though the test rows were never opened")
+        if event == "confirmed_run" and (record["hash"], record["seed"]) in self.runs:
+            raise wrong(f"a second run of the spec {record['hash']} with seed {record['seed']}")
+
     def apply(self, record: Mapping[str, Any]) -> None:
         """Take one event more.
 
@@ -186,6 +211,12 @@ class StudyState:
             self.reused.append(dict(record))
         elif event == "started":
             self._start(record)
+        elif event == "confirmed_run":
+            self.runs[record["hash"], record["seed"]] = dict(record)
+        elif event == "test_opened":
+            self.openings.append(dict(record))
+        elif event == "confirmed":
+            self.confirmations.append(dict(record))
         else:
             self._advance(self.trials[record["trial"]], event, record)
 

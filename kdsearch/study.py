@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from kdsearch import config, front, io, metrics, prepare
+from kdsearch import config, front, io, metrics, prepare, statistics
+from kdsearch.choosing import Rule
 from kdsearch.config import StudyConfig
 from kdsearch.errors import InputError, Interrupted, StateError, VerdictNo
 from kdsearch.prepare import Known, Prepared
@@ -63,25 +64,28 @@ class Study:
         loaded: dict[str, Any] = yaml.safe_load((self.folder / "study.yaml").read_text())
         return loaded
 
-    def pick(self, *, max_params: int | None = None, max_bytes: int | None = None, min_retention: float | None = None) -> Student:
-        """The best student on the front within the limits; with min_retention, the smallest that keeps that share of the teacher's score.
+    def pick(
+        self,
+        *,
+        trial: int | None = None,
+        max_params: int | None = None,
+        max_bytes: int | None = None,
+        max_latency_ms: float | None = None,
+        min_retention: float | None = None,
+        knee: bool = False,
+    ) -> Student:
+        """One student of the front, by the rule of `kdsearch pick`: at most one of these, see choosing.Rule; without any, the best score.
 
         Raises:
-            VerdictNo: none fits.
+            InputError: more than one rule, or a trial that left no student.
+            VerdictNo: nothing fits.
+            EnvironmentProblem: a rule on latency needs the extra kdsearch[deploy].
         """
-        document = self.document
-        rows = {row["trial"]: row for row in front.rows(document)}
-        fitting = [
-            row
-            for row in rows.values()
-            if (max_params is None or row["params"] <= max_params)
-            and (max_bytes is None or row["bytes"] <= max_bytes)
-            and (min_retention is None or (row["retention"] or 0.0) >= min_retention)
-        ]
-        if not fitting:
-            raise VerdictNo(f"{self.folder}: no student on the front fits; `kdsearch front {self.folder}` shows what there is")
-        best = min(fitting, key=lambda row: row["params"]) if min_retention is not None else max(fitting, key=lambda row: row["score"])
-        return self.student(best["trial"])
+        from kdsearch.deploy.pick import Source, choice
+
+        rule = Rule(trial, max_params, max_bytes, max_latency_ms, min_retention, knee)
+        source = Source.open(self.folder)
+        return source.student(choice(source, rule, lambda *_: None).point)
 
 
 def search(
@@ -196,6 +200,9 @@ def _tell_teacher(console: Console, prepared: Prepared) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    trials = prepared.known.config.search.trials
+    for line in statistics.foresight(len(prepared.known.data.validation), trials, teacher.validation[quality], quality):
+        console.print(f"note: {line}", highlight=False, soft_wrap=True)
 
 
 class _Stop:

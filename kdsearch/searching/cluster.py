@@ -83,8 +83,8 @@ def session(address: str | None, object_bytes: int) -> Iterator[None]:
     with _environment(_QUIET | (_own_authentication() if address is None else {})):
         import ray
 
-        for name in ("ray", "ray.tune"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger("ray").setLevel(logging.WARNING)
+        logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns of callbacks that take half a second
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
         mask = os.umask(0o077)  # Ray writes its token files with the process's mask
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -19,7 +20,7 @@ from kdsearch.searching.run import StudyRun
 def compact(number: float) -> str:
     """1234567 -> '1.23M'."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
+        if number >= 0.9995 * size:  # 999,999 is 1M, not 1e+03k
             return f"{number / size:.3g}{unit}"
     return f"{number:.0f}"
 
@@ -32,33 +33,45 @@ def clock(seconds: float) -> str:
 
 
 def front_table(document: dict[str, Any], title: str | None = None) -> Table:
-    """The front as the table that a person chooses from."""
+    """The front as the table that a person chooses from; once confirmed, test figures take the place of what follows from others."""
     quality = document["objectives"][0]
     confirmed = any(point["confirmed"] for point in document["points"])
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for name in ("trial", "family", "strategy", "params", "smaller", "MFLOPs", quality, "of teacher"):
-        table.add_column(name, justify="left" if name in ("family", "strategy") else "right")
-    if confirmed:
-        table.add_column("test, 95 %", justify="right")
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    told = ("test, 95 %", "control", "recovered") if confirmed else ("of teacher",)
+    for name in ("trial", "family", "strategy", "params", *(() if confirmed else ("smaller", "MFLOPs")), quality, *told):
+        left = name in ("family", "strategy")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "family" or not confirmed)
     for row, point in zip(front.rows(document), document["points"], strict=True):
-        kept = "" if row["retention"] is None else f"{row['retention']:.1%}"
-        cells = [str(row["trial"]), row["family"], row["strategy"], f"{row['params']:,}", f"{row['ratio']:.1f}x"]
-        cells += [f"{row['flops'] / 1e6:.3g}", f"{row['score']:.4f}", kept]
+        cells = [str(row["trial"]), row["family"], row["strategy"], compact(row["params"])]
         if confirmed:
-            cells.append(_test_cell(point["confirmed"], quality))
+            cells += [f"{row['score']:.4f}", *_test_cells(point["confirmed"], quality)]
+        else:
+            kept = "" if row["retention"] is None else f"{row['retention']:.1%}"
+            cells += [f"{row['ratio']:.3g}x", f"{row['flops'] / 1e6:.3g}", f"{row['score']:.4f}", kept]
         table.add_row(*cells)
     teacher = document["teacher"]
-    score = teacher["validation"].get(quality)
-    cells = ["", "teacher", "", f"{teacher['params']:,}", "", f"{teacher['flops'] / 1e6:.3g}", "" if score is None else f"{score:.4f}", ""]
-    table.add_row(*cells, *([""] if confirmed else []), style="dim")
+    score = "" if teacher["validation"].get(quality) is None else f"{teacher['validation'][quality]:.4f}"
+    cells = ["", "teacher", "", compact(teacher["params"])]
+    cells += [score, _with_interval(teacher["test"], quality)] if confirmed else ["", f"{teacher['flops'] / 1e6:.3g}", score]
+    table.add_row(*cells, style="dim")
     return table
 
 
-def _test_cell(confirmed: dict[str, Any] | None, quality: str) -> str:
+def _test_cells(confirmed: dict[str, Any] | None, quality: str) -> list[str]:
+    """Test score, the control's, the recovered gap; empty where there is none."""
     if not confirmed:
-        return ""
-    low, high = confirmed["test"]["ci95"]
-    return f"{confirmed['test'][quality]:.4f} ({low:.3f}-{high:.3f})"
+        return ["", "", ""]
+    control, share = confirmed["control"], confirmed["recovered"]
+    return [
+        _with_interval(confirmed["test"], quality),
+        "" if control is None else f"{control[quality]:.4f}",
+        "" if share is None else f"{share:.0%}",
+    ]
+
+
+def _with_interval(scores: dict[str, Any], quality: str) -> str:
+    low, high = scores["ci95"]
+    return f"{scores[quality]:.4f} ({low:.3f}-{high:.3f})"
 
 
 class View:

@@ -1,0 +1,240 @@
+"""What changed besides the mean, when a student takes a teacher's place: agreement, classes, calibration, slices, what moved in training.
+
+Nothing here opens a file; texts are looked at for words and length and never kept, unless asked.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import optimize, special, stats
+from sklearn import metrics as sk
+
+from kdsearch.data import Table
+
+BINS = 15  # of the confidence, equally wide
+LEAST = 20  # rows of a slice worth a line
+RARE = 5  # a word seen fewer times in training
+FURTHEST = 20  # rows listed of a regression, which has no labels to disagree on
+
+_WORD = re.compile(r"\w+")
+
+
+def agreement(student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
+    """How alike two models answer.
+
+    Args:
+        student, teacher: logits (N, C); C = 1 for a regression.
+
+    Returns:
+        labels: the share of rows with the same label; kl: mean KL(teacher || student) in nats; for a regression pearson, and the mean
+        absolute difference.
+    """
+    if student.shape[1] == 1:
+        one, other = student[:, 0].astype(np.float64), teacher[:, 0].astype(np.float64)
+        constant = not (one.std() > 0 and other.std() > 0)
+        return {"pearson": 0.0 if constant else float(np.corrcoef(one, other)[0, 1]), "difference": float(np.abs(one - other).mean())}
+    said, taught = special.log_softmax(student.astype(np.float64), axis=1), special.log_softmax(teacher.astype(np.float64), axis=1)
+    return {
+        "labels": float((student.argmax(1) == teacher.argmax(1)).mean()),
+        "kl": float((np.exp(taught) * (taught - said)).sum(1).mean()),
+    }
+
+
+def per_class(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Precision, recall and F1 of each class, in the order of names, and how many rows have its label."""
+    table = sk.precision_recall_fscore_support(labels, logits.argmax(1), labels=range(len(names)), zero_division=0.0)
+    keys = ("precision", "recall", "f1", "rows")
+    return [
+        {"label": name, **{key: int(column[at]) if key == "rows" else float(column[at]) for key, column in zip(keys, table, strict=True)}}
+        for at, name in enumerate(names)
+    ]
+
+
+def calibration_error(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:
+    """Expected calibration error, 0..1: the mean distance of confidence and accuracy over BINS equally wide bins of the confidence.
+
+    Args:
+        logits: (N, C), divided by the temperature first.
+    """
+    chances = special.softmax(logits.astype(np.float64) / temperature, axis=1)
+    sure, right = chances.max(1), logits.argmax(1) == labels
+    bins = np.minimum((sure * BINS).astype(np.int64), BINS - 1)
+    gaps = np.bincount(bins, weights=right - sure, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def fitted_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature, 0.05 to 20, that makes the labels likeliest. To be fitted on other rows than those that it is judged on.
+
+    Source: Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv:1706.04599, section 4.2.
+    """
+    values, rows = logits.astype(np.float64), np.arange(len(labels))
+
+    def loss(log_temperature: float) -> float:
+        return -float(special.log_softmax(values / math.exp(log_temperature), axis=1)[rows, labels].mean())
+
+    return float(math.exp(optimize.minimize_scalar(loss, bounds=(math.log(0.05), math.log(20.0)), method="bounded").x))
+
+
+def calibration(validation: np.ndarray, validation_labels: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """ECE as the model is, and after a temperature fitted on validation.
+
+    Args:
+        validation: (M, C) logits there.
+        logits: (N, C) on the rows that are judged.
+    """
+    temperature = fitted_temperature(validation, validation_labels)
+    return {
+        "ece": calibration_error(logits, labels),
+        "temperature": temperature,
+        "ece_fitted": calibration_error(logits, labels, temperature),
+    }
+
+
+def words(table: Table) -> list[list[str]]:
+    """The words of each row, both texts of a pair, in lower case."""
+    pairs = table.pairs or [""] * len(table)
+    return [_WORD.findall(f"{text} {pair}".casefold()) for text, pair in zip(table.texts, pairs, strict=True)]
+
+
+def groups(table: Table, train: Table, names: Sequence[str]) -> dict[str, list[tuple[str, np.ndarray]]]:
+    """Which rows belong together: by length, by their rarest word in the training text, by label (classification).
+
+    Returns:
+        kind -> [(name, (N,) bool)].
+    """
+    rows = words(table)
+    lengths = np.array([len(row) for row in rows])
+    edges = np.unique(np.quantile(lengths, [0, 1 / 3, 2 / 3, 1]).astype(np.int64))
+    thirds = []
+    for place, high in enumerate(edges[1:] if len(edges) > 1 else edges):
+        low = int(edges[place]) + (1 if place else 0)
+        thirds.append((f"{low}-{high} words", (lengths >= low) & (lengths <= high)))
+    seen = Counter(word for row in words(train) for word in row)
+    rarest = np.array([min((seen[word] for word in row), default=0) for row in rows])
+    by_word = [
+        ("a word that training never saw", rarest == 0),
+        (f"rarest word seen 1-{RARE - 1} times", (rarest > 0) & (rarest < RARE)),
+        (f"every word seen {RARE} times or more", rarest >= RARE),
+    ]
+    by_label = [(name, table.labels == number) for number, name in enumerate(names)]
+    return {"length": thirds, "words": by_word, **({"label": by_label} if by_label else {})}
+
+
+def slices(
+    task: str, student: np.ndarray, teacher: np.ndarray, labels: np.ndarray, parts: Mapping[str, Sequence[tuple[str, np.ndarray]]]
+) -> list[dict[str, Any]]:
+    """Where the student loses most against the teacher, worst first; slices of fewer than LEAST rows are left out.
+
+    Args:
+        student, teacher: logits (N, C).
+        parts: as `groups` gives them.
+
+    Returns:
+        kind, slice, rows, student and teacher (accuracy; for a regression the mean absolute error), lost (teacher's minus student's
+        accuracy, or the student's error minus the teacher's), ci95 of lost, all slices holding at once (Bonferroni).
+    """
+    if task == "classification":
+        costs = [(logits.argmax(1) != labels).astype(np.float64) for logits in (student, teacher)]
+    else:
+        costs = [np.abs(logits[:, 0] - labels).astype(np.float64) for logits in (student, teacher)]
+    kept = [(kind, name, rows) for kind, named in parts.items() for name, rows in named if rows.sum() >= LEAST]
+    quantile = float(stats.norm.ppf(1 - 0.025 / max(1, len(kept))))
+    found = []
+    for kind, name, rows in kept:
+        own, others = costs[0][rows], costs[1][rows]
+        lost = float((own - others).mean())
+        half = quantile * float((own - others).std(ddof=1)) / math.sqrt(len(own))
+        shown = [1 - own.mean(), 1 - others.mean()] if task == "classification" else [own.mean(), others.mean()]
+        found.append(
+            {
+                "kind": kind,
+                "slice": name,
+                "rows": int(rows.sum()),
+                "student": float(shown[0]),
+                "teacher": float(shown[1]),
+                "lost": lost,
+                "ci95": [lost - half, lost + half],
+            }
+        )
+    return sorted(found, key=lambda each: -each["lost"])
+
+
+def disagreements(
+    student: np.ndarray, teacher: np.ndarray, table: Table, names: Sequence[str], *, texts: bool = False
+) -> list[dict[str, Any]]:
+    """The rows on which the two disagree: their numbers in their role of the data, counted from 0, and what label, student and teacher say.
+
+    Of a regression the FURTHEST rows, the largest difference first.
+
+    Args:
+        texts: with the rows' texts, which may be private.
+    """
+    if names:
+        rows = np.flatnonzero(student.argmax(1) != teacher.argmax(1))
+        said = [[names[int(logits[row].argmax())] for logits in (student, teacher)] for row in rows]
+        labels: list[Any] = [names[int(table.labels[row])] if table.labels[row] >= 0 else None for row in rows]
+    else:
+        rows = np.argsort(-np.abs(student[:, 0] - teacher[:, 0]), kind="stable")[:FURTHEST]
+        said = [[float(logits[row, 0]) for logits in (student, teacher)] for row in rows]  # type: ignore[misc]
+        labels = [float(table.labels[row]) for row in rows]
+    found = []
+    for row, (one, other), label in zip(rows, said, labels, strict=True):
+        line: dict[str, Any] = {"row": int(row), "label": label, "student": one, "teacher": other}
+        if texts:
+            line["text"] = table.texts[row]
+            if table.pairs is not None:
+                line["text_pair"] = table.pairs[row]
+        found.append(line)
+    return found
+
+
+def moved(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Each loss term over time, from a trial's history in the ledger.
+
+    Returns:
+        share: of the budget at each point; terms: name -> its mean up to that point since the one before, None where it did not occur.
+    """
+    terms = list(dict.fromkeys(name for point in history for name in point if name not in ("share", "seconds")))
+    return {"share": [point["share"] for point in history], "terms": {name: [point.get(name) for point in history] for name in terms}}
+
+
+def compare(
+    task: str,
+    names: Sequence[str],
+    table: Table,
+    train: Table,
+    student: np.ndarray,
+    teacher: np.ndarray,
+    validation: tuple[np.ndarray, np.ndarray, np.ndarray],
+    *,
+    texts: bool = False,
+) -> dict[str, Any]:
+    """All of the above for one student.
+
+    Args:
+        names: class names in the order of the logits; () for a regression.
+        table: the N rows that are judged, labelled.
+        train: whose words count as known.
+        student, teacher: logits (N, C) on table's rows.
+        validation: (student's logits, teacher's logits, labels) of the validation rows, on which temperatures are fitted.
+        texts: list the texts of the rows on which the two disagree.
+    """
+    labels = table.labels
+    found: dict[str, Any] = {"rows": len(table), "agreement": agreement(student, teacher)}
+    if task == "classification":
+        known = validation[2]
+        found["classes"] = {"student": per_class(student, labels, names), "teacher": per_class(teacher, labels, names)}
+        found["calibration"] = {
+            "student": calibration(validation[0], known, student, labels),
+            "teacher": calibration(validation[1], known, teacher, labels),
+        }
+    found["slices"] = slices(task, student, teacher, labels, groups(table, train, names))
+    found["disagreements"] = disagreements(student, teacher, table, names, texts=texts)
+    return found

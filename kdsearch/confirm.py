@@ -1,0 +1,416 @@
+"""Confirm a study: finalists trained again with fresh seeds beside their controls, then the sealed test rows, opened once.
+
+Every finished run and every opening of the test rows is in the ledger before anything follows from it, so the same command goes on after
+any interruption and repeats nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import yaml
+from rich.console import Console
+
+from kdsearch import analysis, cache, config, data, evidence, finalists, front, io, metrics, prepare, statistics
+from kdsearch.api import Need, Signal
+from kdsearch.config import StudyConfig
+from kdsearch.data import Table
+from kdsearch.errors import Interrupted, StateError, VerdictNo
+from kdsearch.evidence import Seeds
+from kdsearch.finalists import Role, Run
+from kdsearch.prepare import Known, Prepared
+from kdsearch.record import StudyState, TrialRecord
+from kdsearch.searching.ledger import Ledger
+from kdsearch.searching.retrain import train_all
+from kdsearch.student import RECORD, load_student
+from kdsearch.telling import teacher_progress
+from kdsearch.trial import TrialResult
+
+ROLES: tuple[Role, ...] = ("student", "control")  # a run that is both is known as a student's
+
+Plan = Mapping[int, Mapping[Role, Sequence[Run]]]
+
+
+def confirm(
+    folder: str | Path, *, seeds: int | None = None, top: int | None = None, texts: bool = False, console: Console | None = None
+) -> dict[str, Any]:
+    """Confirm a study's finalists; done already, nothing is trained and the test rows stay closed.
+
+    Args:
+        folder: the study's.
+        seeds: fresh ones for each finalist; default the study's `confirm.seeds`.
+        top: finalists at most; default the study's `confirm.top`.
+        texts: write the texts of the rows on which student and teacher disagree into analysis/; this opens the test rows again.
+        console: for progress.
+
+    Returns:
+        front.json's content, which is written too.
+
+    Raises:
+        VerdictNo: no trial is complete, or every run of every finalist failed.
+        StateError: the folder is no study, is owned by another run, or its data, teacher or plugins have changed.
+        InputError, EnvironmentProblem: see the message.
+        Interrupted: a signal ended it; the same call goes on.
+    """
+    place, shown = Path(folder), console or Console(stderr=True)
+    front.read(place)
+    study = _study(place)
+    with _interruptible() as signals, io.owned(place), Ledger(place) as ledger:
+        known = prepare.inspect(_with_control(study))
+        _refuse_changes(place, known)
+        confirmation = _Confirmation(place, study, known, ledger, shown, signals)
+        confirmation.run(seeds or study.confirm.seeds, top or study.confirm.top, texts)
+        return front.write(place)
+
+
+def _study(folder: Path) -> StudyConfig:
+    path = folder / "study.yaml"
+    if not path.is_file():
+        raise StateError(f"{folder}: not a study's folder: it has no study.yaml")
+    return config.from_mapping(yaml.safe_load(path.read_text()), str(path))
+
+
+def _with_control(study: StudyConfig) -> StudyConfig:
+    strategies = study.space.strategies
+    if finalists.CONTROL in strategies:
+        return study
+    return study.model_copy(update={"space": study.space.model_copy(update={"strategies": (*strategies, finalists.CONTROL)})})
+
+
+def _refuse_changes(folder: Path, known: Known, teacher: str | None = None) -> None:
+    """A study is confirmed on what it was searched on."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    now = {(each["name"], each["kind"]): each["hash"] for each in known.plugins.describe()}
+    changed = [each["name"] for each in manifest["plugins"] if now.get((each["name"], each["kind"])) != each["hash"]]
+    pairs = [
+        ("data", manifest["data"]["fingerprint"], known.data.fingerprint),
+        ("split", manifest["data"]["split"], known.data.split_fingerprint),
+    ]
+    if teacher is not None:
+        pairs.append(("teacher", manifest["teacher"]["fingerprint"], teacher))
+    for what, before, after in pairs:
+        if before != after:
+            raise StateError(f"{folder}: its {what} changed since it was searched ({before} -> {after}): restore it, then confirm")
+    if changed:
+        raise StateError(f"{folder}: the plugin {changed[0]} changed since it was searched: restore it, then confirm")
+
+
+class _Signals:
+    """Ctrl-C and SIGTERM end the block with Interrupted: at once, or while Ray runs when `check` is called, since Ray makes a SystemError of
+    whatever is raised inside its calls. A second signal does not wait."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self.deferred = False
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if self.deferred and self.signum is None:
+            self.signum = signum
+            return
+        raise Interrupted(signum)
+
+    def install(self) -> None:
+        """Again after Ray has started, which installs a handler of its own that exits at once."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self)
+            signal.signal(signal.SIGTERM, self)
+
+    def check(self) -> None:
+        if self.signum is not None:
+            raise Interrupted(self.signum)
+
+    @contextlib.contextmanager
+    def while_ray_runs(self) -> Iterator[None]:
+        self.deferred = True
+        try:
+            yield
+        finally:
+            self.deferred = False
+        self.check()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[_Signals]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signals = _Signals()
+    signals.install()
+    try:
+        yield signals
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class _Confirmation:
+    """One call of `confirm`, in an open ledger."""
+
+    def __init__(self, folder: Path, study: StudyConfig, known: Known, ledger: Ledger, console: Console, signals: _Signals) -> None:
+        self.folder, self.study, self.known, self.ledger, self.console = folder, study, known, ledger, console
+        self.signals = signals
+        self.quality, self.cost = study.search.objectives
+
+    @property
+    def state(self) -> StudyState:
+        return self.ledger.state
+
+    def run(self, seeds: int, top: int, texts: bool) -> None:
+        chosen = self._finalists(top)
+        with teacher_progress(self.console) as progress:
+            prepared = prepare.prepare(self.known, progress)
+        _refuse_changes(self.folder, self.known, prepared.teacher.fingerprint)
+        assets = prepared.assets
+        rows = (assets.labelled, assets.unlabelled, assets.augmented)
+        plan = finalists.plan(chosen, finalists.fresh_seeds(self.study.seed, seeds), rows)
+        runs = [run for role in ROLES for roles in plan.values() for run in roles.get(role, ())]
+        if not texts and self._done(plan, runs):
+            self._tell("confirmed already: nothing is trained, the test rows stay closed")
+            return
+        self._train([run for run in runs if run.key not in self.state.runs], prepared, chosen)
+        # Files that an earlier confirmation cleared away: the same seed gives the same student.
+        self._train([run for run in self._complete(runs) if self._lacks_student(run, plan)], prepared, chosen)
+        if not any(self._complete(roles["student"]) for roles in plan.values()):
+            first = next(self.state.runs[run.key] for run in runs)
+            raise VerdictNo(f"{self.folder}: every run of every finalist failed; the first reason: {first['message']}")
+        self._measure(plan, runs, prepared, texts)
+        shutil.rmtree(self.folder / "confirmation", ignore_errors=True)
+
+    def _tell(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def _finalists(self, top: int) -> list[TrialRecord]:
+        logits = {}
+        rows = self.known.data.validation.labels
+        for number in self.state.trials:
+            path = self.folder / "predictions" / f"{number}.npy"
+            if path.is_file():
+                logits[number] = np.load(path, allow_pickle=False)
+        found = finalists.choose(self.state, (self.quality, self.cost), self.study.task, logits, rows, top)
+        if not found:
+            raise VerdictNo(f"{self.folder}: no trial is complete: there is nothing to confirm")
+        return found
+
+    def _name(self, run: Run) -> str:
+        """Of its files: a run that two finalists share has the name it was first recorded under."""
+        recorded = self.state.runs.get(run.key)
+        return str(recorded["name"]) if recorded else run.name
+
+    def _student_folder(self, run: Run) -> Path:
+        return self.folder / "confirmation" / self._name(run)
+
+    def _predictions(self, run: Run, role: str) -> Path:
+        return self.folder / "predictions" / f"{self._name(run)}.{role}.npy"
+
+    def _complete(self, runs: Sequence[Run]) -> list[Run]:
+        return [run for run in runs if self.state.runs.get(run.key, {}).get("status") == "complete"]
+
+    def _median(self, runs: Sequence[Run]) -> Run:
+        complete = self._complete(runs)
+        return complete[evidence.median_of([self.state.runs[run.key]["scores"][self.quality] for run in complete])]
+
+    def _deployed_seed(self, trial: int) -> int | None:
+        path = self.folder / "students" / f"{trial}-confirmed" / RECORD
+        return int(json.loads(path.read_text())["confirmed"]["seed"]) if path.is_file() else None
+
+    def _lacks_student(self, run: Run, plan: Plan) -> bool:
+        """Whether a finished run's student is needed and is not there any more."""
+        if self._student_folder(run).is_dir():
+            return False
+        if not self._predictions(run, "test").is_file() or not self._predictions(run, "validation").is_file():
+            return True
+        medians = {self._median(roles["student"]).key: trial for trial, roles in plan.items() if self._complete(roles["student"])}
+        return run.key in medians and self._deployed_seed(medians[run.key]) != run.spec.seed
+
+    def _done(self, plan: Plan, runs: Sequence[Run]) -> bool:
+        if not self.state.confirmations:
+            return False
+        covered = {(spec, seed) for spec, seed in self.state.confirmations[-1]["runs"]}
+        medians = {trial: self._median(roles["student"]) for trial, roles in plan.items() if self._complete(roles["student"])}
+        return {run.key for run in runs} <= covered and all(
+            self._deployed_seed(trial) == self.state.confirmed[trial]["deployed"]["seed"] for trial in medians
+        )
+
+    def _train(self, runs: Sequence[Run], prepared: Prepared, chosen: Sequence[TrialRecord]) -> None:
+        todo = list({run.key: run for run in reversed(runs)}.values())
+        if not todo:
+            return
+        resources, before = self.study.search.resources, {trial.number: trial.seconds.get("total", 0.0) for trial in chosen}
+        # the longest first, so that none runs alone at the end
+        todo.sort(key=lambda run: (-before[run.trial], run.trial, run.role, run.spec.seed))
+        places = max(1, len(os.sched_getaffinity(0)) // resources.cpu)
+        minutes = sum(before[run.trial] for run in todo) / places / 60
+        listed = ", ".join(str(trial.number) for trial in chosen)
+        self._tell(f"finalists: trials {listed}; {len(todo)} runs to train, controls included: about {max(1, round(minutes))} minutes")
+        trained = train_all(
+            [run.spec for run in todo],
+            prepared.assets,
+            cpu=resources.cpu,
+            gpu=resources.gpu,
+            timeout=self.study.search.trial_timeout,
+            object_bytes=prepared.object_bytes,
+            attached=self.signals.install,
+            check=self.signals.check,
+        )
+        with self.signals.while_ray_runs(), contextlib.closing(trained):
+            for count, (place, result) in enumerate(trained, start=1):
+                self._keep(todo[place], result, f"[{count}/{len(todo)}]")
+
+    def _keep(self, run: Run, result: TrialResult, count: str) -> None:
+        what = f"{count} trial {run.trial} {run.role}, seed {run.spec.seed}"
+        score = result.scores.get(self.quality)
+        if result.status == "complete" and (score is None or not np.isfinite(score)):
+            result = TrialResult("failed", "not_finite", f"{self.quality} on validation is not a finite number", seconds=result.seconds)
+        facts: dict[str, Any] = {"seconds": result.seconds}
+        if result.status == "complete":
+            assert result.logits is not None
+            io.ensure_folder(self.folder / "predictions")
+            io.replace_file(self._predictions(run, "validation"), _npy(result.logits))
+            io.write_folder(self._student_folder(run), result.files)
+            facts = result.record()
+            self._tell(f"{what}: {self.quality} {result.scores[self.quality]:.4f} on validation, {result.seconds['total']:.0f} s")
+        else:
+            facts |= {"cause": result.cause, "message": result.message}
+            self._tell(f"{what}: failed, {result.message}")
+        if run.key not in self.state.runs:
+            spec, seed = run.key
+            told = {"trial": run.trial, "role": run.role, "name": run.name, "hash": spec, "seed": seed, "spec": run.spec.to_json()}
+            facts["scores"] = dict(result.scores) if result.status == "complete" else {}
+            self.ledger.append("confirmed_run", status=result.status, time=time.time(), **told, **facts)
+
+    def _open(self, runs: Sequence[Run]) -> Table:
+        """The sealed rows; the ledger knows of it first. An opening that was cut off before it gave anything is gone on with."""
+        keys = sorted([spec, seed] for spec, seed in {run.key for run in runs})
+        last = self.state.confirmations[-1]["opening"] if self.state.confirmations else 0
+        pending = len(self.state.openings) > last and self.state.openings[-1]["runs"] == keys
+        if not pending:
+            trials = sorted({run.trial for run in runs})
+            why = f"confirm trials {', '.join(map(str, trials))}: {len(keys)} runs"
+            self.ledger.append("test_opened", time=time.time(), why=why, rows=self.known.data.test_rows, runs=keys)
+        used = len(self.state.openings)
+        self._tell(f"test rows opened ({self.known.data.test_rows:,}): used {used} time{'s' * (used > 1)} in this study")
+        return data.open_test(self.study)
+
+    def _answers(self, run: Run, table: Table) -> np.ndarray:
+        """(N, C) of a run on the test rows, kept."""
+        path = self._predictions(run, "test")
+        if not path.is_file():
+            student = load_student(self._student_folder(run), self.study.plugins)
+            io.replace_file(path, _npy(student.logits(table.texts, table.pairs)))
+        found: np.ndarray = np.load(path, allow_pickle=False)
+        return found
+
+    def _measure(self, plan: Plan, runs: Sequence[Run], prepared: Prepared, texts: bool) -> None:
+        table = self._open(runs)
+        length = self.study.data.max_length
+        pieces = data.tokenise(table, prepared.teacher.tokenizer, length)
+        with teacher_progress(self.console) as progress:
+            said = cache.signals(prepared.teacher, pieces, [Need(Signal.LOGITS)], None, progress, max_length=length)
+        taught = np.asarray(said.columns[Need(Signal.LOGITS)].values)
+        task, quality, labels = self.study.task, self.quality, table.labels
+        trained = {
+            (trial, role): complete for trial, roles in plan.items() for role, each in roles.items() if (complete := self._complete(each))
+        }
+        # Finalists of one shape share a control: it is measured once.
+        recipes = {tuple(run.key for run in each): [self._answers(run, table) for run in each] for each in trained.values()}
+        found = dict(zip(recipes, evidence.judge(task, quality, labels, list(recipes.values())), strict=True))
+        judged = {owner: found[tuple(run.key for run in each)] for owner, each in trained.items()}
+        teacher = evidence.judge_one(task, quality, labels, taught)
+        blocks: list[dict[str, Any]] = []
+        for trial, roles in plan.items():
+            students = trained.get((trial, "student"))
+            if students is None:
+                self._tell(f"trial {trial}: every run failed, it is not confirmed")
+                continue
+            own = Seeds(
+                tuple(run.spec.seed for run in students),
+                tuple(self.state.runs[run.key]["scores"] for run in students),
+                tuple(self._answers(run, table) for run in students),
+            )
+            mean = judged[trial, "student"]
+            control = judged.get((trial, "control")) if "control" in roles else mean  # its own control, where it had no teacher
+            alone = evidence.judge_one(task, quality, labels, own.test[own.median(quality)])
+            blocks.append(evidence.finalist(trial, quality, own, mean, control, teacher, alone))
+            blocks[-1]["failed"] = self._failures(roles)
+        state = self.state
+        draws = {block["trial"]: judged[block["trial"], "student"].drawn for block in blocks}
+        costs = {trial: float(getattr(state.trials[trial], self.cost)) for trial in draws}
+        asked = statistics.share_asked(draws, costs)
+        ties = statistics.ties(draws, costs, asked)
+        for block in blocks:
+            block["tied_with"] = ties[block["trial"]]
+            deployed = self._median(plan[block["trial"]]["student"])
+            self._deploy(block, deployed)
+            self._analyse(block["trial"], deployed, table, taught, prepared, texts)
+        self.ledger.append(
+            "confirmed",
+            time=time.time(),
+            opening=len(state.openings),
+            rows=len(table),
+            runs=sorted([spec, seed] for spec, seed in {run.key for run in runs}),
+            teacher={**teacher.means, "ci95": list(teacher.ci95)},
+            majority=metrics.scores(self.study.task, _simplest(self.known.data.train.labels, taught.shape), table.labels),
+            share_asked=asked,
+            finalists=blocks,
+        )
+
+    def _failures(self, roles: Mapping[Role, Sequence[Run]]) -> list[dict[str, Any]]:
+        every = [(role, run, self.state.runs[run.key]) for role, runs in roles.items() for run in runs]
+        return [
+            {"role": role, "seed": run.spec.seed, "cause": recorded["cause"], "message": recorded["message"]}
+            for role, run, recorded in every
+            if recorded["status"] != "complete"
+        ]
+
+    def _deploy(self, block: Mapping[str, Any], run: Run) -> None:
+        """students/<trial>-confirmed: the median run's folder, its test figures added to its record."""
+        target = self.folder / str(block["student"])
+        source = self._student_folder(run)
+        files = {path.name: path.read_bytes() for path in (source if source.is_dir() else target).iterdir()}
+        record = json.loads(files[RECORD])
+        record["confirmed"] = {"trial": block["trial"], **block["deployed"]}
+        files[RECORD] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+        io.write_folder(target, files)
+
+    def _analyse(self, trial: int, run: Run, table: Table, taught: np.ndarray, prepared: Prepared, texts: bool) -> None:
+        rows = self.known.data
+        validation = (
+            np.load(self._predictions(run, "validation"), allow_pickle=False),
+            np.asarray(prepared.assets.validation.signals[Need(Signal.LOGITS)]),
+            rows.validation.labels,
+        )
+        found = analysis.compare(
+            self.study.task, rows.labels, table, rows.train, self._answers(run, table), taught, validation, texts=texts
+        )
+        recorded = self.state.runs[run.key]
+        moved = {**analysis.moved(recorded.get("history", ())), "teacher_drift": recorded.get("teacher_drift")}
+        folder = io.ensure_folder(self.folder / "analysis")
+        io.replace_json(folder / f"{trial}.json", {"trial": trial, "on": "test", "seed": run.spec.seed, **found, "training": moved})
+
+
+def _simplest(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The logits (N, C) of the guess that looks at no text: the majority class of training, or its mean value."""
+    found = np.zeros(shape, np.float32)
+    if np.issubdtype(labels.dtype, np.floating):
+        found[:] = float(np.nanmean(labels))
+    else:
+        found[:, np.bincount(labels[labels >= 0], minlength=shape[1]).argmax()] = 1.0
+    return found
+
+
+def _npy(array: np.ndarray) -> bytes:
+    """As np.save writes it."""
+    stream = BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()

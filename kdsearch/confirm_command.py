@@ -1,0 +1,135 @@
+"""`kdsearch confirm`."""
+
+from __future__ import annotations
+
+import enum
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+WIDTH = 150  # columns where there is no terminal that says: nothing wraps
+
+
+class Format(enum.StrEnum):
+    TABLE = "table"
+    JSON = "json"
+
+
+def confirm(
+    study_dir: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="A study's folder, such as studies/quickstart.")],
+    seeds: Annotated[int | None, typer.Option(min=1, help="Fresh seeds for each finalist. Default: the study's confirm.seeds.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Finalists at most. Default: the study's confirm.top.")] = None,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Write the texts of the rows on which student and teacher disagree; opens the test rows again.")
+    ] = False,
+    format: Annotated[Format, typer.Option("--format", help="table or json.")] = Format.TABLE,
+) -> None:
+    """Train the finalists again with fresh seeds, beside the same students without a teacher, and measure them on the sealed test rows."""
+    from kdsearch.confirm import confirm as run
+
+    document = run(study_dir, seeds=seeds, top=top, texts=texts)
+    if format is Format.JSON:
+        typer.echo(json.dumps(summary(document), indent=2, ensure_ascii=False))
+        return
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    console.print(table(document))
+    for line in notes(document):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def confirmed_points(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every confirmed trial, on the front or not, by cost, then by number."""
+    cost = document["objectives"][1]
+    found = [point for point in (*document["points"], *document["confirmation"]["others"]) if point["confirmed"]]
+    return sorted(found, key=lambda point: (point[cost], point["trial"]))
+
+
+def summary(document: dict[str, Any]) -> dict[str, Any]:
+    """What `--format json` prints."""
+    told = document["confirmation"]
+    return {
+        "study": document["study"],
+        "objectives": document["objectives"],
+        **{key: told[key] for key in ("test_used", "rows", "majority", "share_asked")},
+        "teacher": document["teacher"],
+        "finalists": confirmed_points(document),
+    }
+
+
+def table(document: dict[str, Any]) -> Table:
+    """The finalists on test, with the teacher and the simplest guess beside them."""
+    quality = document["objectives"][0]
+    told, teacher = document["confirmation"], document["teacher"]
+    on_front = {point["trial"] for point in document["points"]}
+    from kdsearch.searching.view import compact
+
+    title = f"{document['study']}: {quality} on {told['rows']:,} test rows"
+    found = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("trial", "student", "params", "validation", "test", "95 %", "of teacher", "control", "gain", "recovered", "tied with"):
+        found.add_column(name, justify="left" if name == "student" else "right")
+    for point in confirmed_points(document):
+        confirmed = point["confirmed"]
+        test, control = confirmed["test"], confirmed["control"]
+        found.add_row(
+            f"{point['trial']}{'' if point['trial'] in on_front else '*'}",
+            f"{point['family']} + {point['strategy']}",
+            compact(point["params"]),
+            f"{confirmed['validation'][quality]:.4f}",
+            f"{test[quality]:.4f}" + ("" if test["deviation"] is None else f" ± {test['deviation']:.4f}"),
+            f"{test['ci95'][0]:.3f}-{test['ci95'][1]:.3f}",
+            "" if confirmed["retention"] is None else f"{confirmed['retention']:.1%}",
+            "" if control is None else f"{control[quality]:.4f}",
+            gain_cell(confirmed),
+            recovered_cell(confirmed),
+            ", ".join(map(str, confirmed["tied_with"])) or "-",
+        )
+    own = teacher["test"]
+    cells = [compact(teacher["params"]), f"{teacher['validation'][quality]:.4f}", f"{own[quality]:.4f}"]
+    found.add_row("", "teacher", *cells, f"{own['ci95'][0]:.3f}-{own['ci95'][1]:.3f}", style="dim")
+    guess = "majority class" if "accuracy" in told["majority"] else "mean value"
+    found.add_row("", guess, "", "", f"{told['majority'][quality]:.4f}", style="dim")
+    return found
+
+
+def gain_cell(confirmed: dict[str, Any]) -> str:
+    """'+0.021 (+0.004..+0.038)' over the control, or nothing."""
+    if confirmed["gain"] is None:
+        return ""
+    low, high = confirmed["gain"]["ci95"]
+    return f"{confirmed['gain']['value']:+.3f} ({low:+.3f}..{high:+.3f})"
+
+
+def recovered_cell(confirmed: dict[str, Any]) -> str:
+    """'62% (31%..95%)', or nothing."""
+    if confirmed["recovered"] is None:
+        return ""
+    low, high = confirmed["recovered_ci95"]
+    return f"{confirmed['recovered']:.0%} ({low:.0%}..{high:.0%})"
+
+
+def notes(document: dict[str, Any]) -> list[str]:
+    """What the table's columns mean, and what a reader must know."""
+    told = document["confirmation"]
+    points = confirmed_points(document)
+    used = f"test used {told['test_used']} time{'s' * (told['test_used'] > 1)}"
+    lines = [
+        f"{used}; ± is the deviation over seeds; deployed is the median run by validation: students/<trial>-confirmed",
+        "control: the same student without a teacher; recovered: (student - control) / (teacher - control), blank without a clear gap",
+    ]
+    if len(points) > 1:
+        share = f"{told['share_asked']:.1%}"
+        lines.append(f"tied with: no larger, and the student is better in fewer than {share} of paired bootstraps of rows and seeds")
+    if told["others"]:
+        lines.append("*: not on the front of validation scores, but noise cannot tell it from there")
+    failed = [(point["trial"], each) for point in points for each in point["confirmed"]["failed"]]
+    lines += [f"trial {trial}, {each['role']}, seed {each['seed']} failed: {each['message']}" for trial, each in failed[:3]]
+    if len(failed) > 3:
+        lines.append(f"and {len(failed) - 3} more runs failed: see ledger.jsonl")
+    return lines

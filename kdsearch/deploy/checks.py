@@ -1,0 +1,286 @@
+"""Whether an exported folder is the student: it loads, and its graphs answer as the student does on the study's validation rows."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from kdsearch import metrics
+from kdsearch.cache import Progress
+from kdsearch.checkpoint import quiet
+from kdsearch.data import Table, Tokens, tokenise
+from kdsearch.deploy import graph
+from kdsearch.errors import KdsearchError
+from kdsearch.student import Student, load_student
+from kdsearch.train import Rows, in_order
+from kdsearch.verify import Check
+
+if TYPE_CHECKING:
+    from kdsearch.deploy.predict import Predictor
+
+TOLERANCE = 1e-3  # of a logit between torch and ONNX
+BATCHES = (1, 2, 7, 32)
+_TOKENS_PER_BATCH = 1024
+_ALONE = 2000  # rows at most that int8 answers one at a time
+_TRIED_ON = 2000  # rows at most on which the variants of int8 are compared
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The student in torch, float32, and what it says of the validation rows."""
+
+    student: Student
+    rows: Table
+    tokens: Tokens
+    logits: np.ndarray  # (N, C)
+    task: str
+    quality: str  # the study's metric
+
+    @classmethod
+    def of(cls, student: Student, rows: Table, task: str, quality: str) -> Reference:
+        tokens = tokenise(rows, student.tokenizer, student.record["max_length"])
+        return cls(student, rows, tokens, student.logits(rows.texts, rows.pairs), task, quality)
+
+    @property
+    def typed(self) -> bool:
+        return typed(self.student, self.rows)
+
+    def score(self, logits: np.ndarray, rows: np.ndarray | slice = slice(None)) -> float:
+        return metrics.scores(self.task, logits, self.rows.labels[rows])[self.quality]
+
+    def sample(self, most: int) -> np.ndarray:
+        """Row numbers, ascending: all, or `most` drawn with a fixed seed."""
+        if len(self.tokens) <= most:
+            return np.arange(len(self.tokens))
+        return np.sort(np.random.default_rng(0).choice(len(self.tokens), most, replace=False))
+
+
+def typed(student: Student, rows: Table) -> bool:
+    """Whether the student is given token types."""
+    return rows.pairs is not None and "token_type_ids" in student.tokenizer.model_input_names
+
+
+def answers(predictor: Predictor, reference: Reference, rows: np.ndarray, *, alone: bool = False, padding: int = 0) -> np.ndarray:
+    """(len(rows), C) logits of a graph for validation rows: in batches of near-equal length, one by one, or with more padding than needed.
+
+    Args:
+        padding: columns beyond the longest row of a batch; the rows are then one batch.
+    """
+    pad = reference.student.tokenizer.pad_token_id or 0
+    source = Rows(reference.tokens, np.zeros(len(reference.tokens), np.int64), pad=pad, device=torch.device("cpu"))
+    found = np.empty((len(rows), reference.logits.shape[1]), np.float32)
+    if alone:
+        parts = [np.array([place]) for place in range(len(rows))]
+    elif padding:
+        parts = [np.arange(len(rows))]
+    else:
+        parts = list(in_order(source.lengths[rows], _TOKENS_PER_BATCH))
+    for part in parts:
+        batch = source.batch(rows[part])
+        feeds = {"input_ids": batch.ids.numpy(), "attention_mask": batch.mask.long().numpy()}
+        if batch.types is not None:
+            feeds["token_type_ids"] = batch.types.numpy()
+        if padding:
+            feeds = {
+                name: np.pad(value, ((0, 0), (0, padding)), constant_values=pad * (name == "input_ids")) for name, value in feeds.items()
+            }
+        found[part] = predictor.run({name: feeds[name] for name in predictor.inputs})
+    return found
+
+
+def loads(folder: Path, reference: Reference, plugins_from: Sequence[str]) -> list[Check]:
+    """The folder through kdsearch and, for a stock model, through transformers alone: model, tokenizer, pipeline, label names."""
+    found = []
+    try:
+        with quiet():
+            loaded = load_student(folder, plugins_from)
+        again = loaded.logits(reference.rows.texts, reference.rows.pairs)
+        gap = float(np.abs(again - reference.logits).max())
+        found.append(Check("loads with kdsearch", gap <= TOLERANCE, f"load_student; logits differ by at most {gap:.1e}"))
+    except KdsearchError as problem:
+        found.append(Check("loads with kdsearch", False, str(problem)))
+    if reference.student.record["family"]["stock"]:
+        found.append(_stock(folder, reference))
+    return found
+
+
+def _stock(folder: Path, reference: Reference) -> Check:
+    what, names = "loads with transformers", reference.student.labels
+    with quiet():
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
+    said = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    if names and said != names:
+        return Check(what, False, f"config.json names the labels {said}, the study {names}")
+    rows = reference.sample(64)
+    some = reference.rows.rows(rows)
+    texts: list[Any] = list(some.texts)
+    if some.pairs is not None:
+        texts = [{"text": one, "text_pair": two} for one, two in zip(some.texts, some.pairs, strict=True)]
+    results = classify(texts, truncation=True, batch_size=1)
+    logits = reference.logits[rows]
+    if names:
+        wrong = sum(result["label"] != names[index] for result, index in zip(results, logits.argmax(-1), strict=True))
+        return Check(what, wrong == 0, f"{type(model).__name__}, pipeline: {len(rows) - wrong} of {len(rows)} labels the same")
+    gap = max(abs(result["score"] - float(value)) for result, value in zip(results, logits[:, 0], strict=True))
+    return Check(what, gap <= TOLERANCE, f"{type(model).__name__}, pipeline: numbers differ by at most {gap:.1e}")
+
+
+def parity(predictor: Predictor, reference: Reference, progress: Progress) -> tuple[Check, dict[str, Any]]:
+    """The fp32 graph against torch: all validation rows in batches, then shortest, longest and mixed rows at each of BATCHES, some padded."""
+    everything = np.arange(len(reference.tokens))
+    progress("ONNX fp32 against torch", 0, 2)
+    found = answers(predictor, reference, everything)
+    gap = float(np.abs(found - reference.logits).max())
+    differ = int((found.argmax(-1) != reference.logits.argmax(-1)).sum()) if reference.student.labels else 0
+    progress("ONNX fp32 against torch", 1, 2)
+    by_length = np.argsort(reference.tokens.lengths, kind="stable")
+    shapes = []
+    for size in (size for size in BATCHES if size <= len(by_length)):
+        spread = by_length[np.linspace(0, len(by_length) - 1, size).astype(np.int64)]
+        for rows in (by_length[:size], by_length[-size:], spread):
+            longest = int(reference.tokens.lengths[rows].max())
+            for padding in (0, min(5, reference.student.record["max_length"] - longest)):
+                said = answers(predictor, reference, rows, padding=padding)
+                shapes.append(
+                    {"batch": size, "length": longest + padding, "difference": float(np.abs(said - reference.logits[rows]).max())}
+                )
+    progress("ONNX fp32 against torch", 2, 2)
+    worst = max([gap, *(shape["difference"] for shape in shapes)])
+    lengths = [shape["length"] for shape in shapes]
+    same = f"; another label on {differ} rows" if differ else "; the same label on all" if reference.student.labels else ""
+    detail = f"{len(everything):,} rows; batches of {min(BATCHES)} to {max(shape['batch'] for shape in shapes)}, "
+    detail += f"lengths {min(lengths)} to {max(lengths)}: logits differ by at most {worst:.1e}{same}"
+    facts = {"rows": len(everything), "difference": worst, "other_label": differ, "tolerance": TOLERANCE, "shapes": shapes}
+    return Check("ONNX fp32 equals torch", worst <= TOLERANCE and differ == 0, detail), facts
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What one variant of int8 gave."""
+
+    variant: str
+    bytes: int
+    difference: float  # mean, of a logit
+    agreement: float | None  # share of rows with the label of fp32; None for a regression
+    score: float  # the study's metric
+    drop: float  # points (hundredths of the metric) lost against fp32; negative where it gained
+    passed: bool
+
+
+def _judge(name: str, path: Path, logits: np.ndarray, rows: np.ndarray, reference: Reference, max_drop: float) -> Tried:
+    own, size = reference.logits[rows], path.stat().st_size
+    if not np.isfinite(logits).all():
+        return Tried(name, size, math.inf, 0.0 if reference.student.labels else None, 0.0, math.inf, False)
+    score = reference.score(logits, rows)
+    drop = 100 * (reference.score(own, rows) - score)
+    agreement = float((logits.argmax(-1) == own.argmax(-1)).mean()) if reference.student.labels else None
+    return Tried(name, size, float(np.abs(logits - own).mean()), agreement, score, drop, drop <= max_drop + 1e-9)
+
+
+def int8(folder: Path, reference: Reference, max_drop: float, progress: Progress) -> tuple[Check, dict[str, Any]]:
+    """Write onnx/model_quantized.onnx: of all variants the one nearest to fp32 that loses at most max_drop points; none, if none does.
+
+    The variants are compared in batches; the chosen one must pass on all rows in batches, and one row at a time: a scale of int8's
+    activations covers the whole batch, so that company changes an answer slightly.
+    """
+    from kdsearch.deploy.predict import MODELS, Predictor
+
+    source, target = folder / MODELS["fp32"], folder / MODELS["int8"]
+    few, what = reference.sample(_TRIED_ON), "int8"
+    written: dict[str, Path] = {}
+    tried = []
+    for number, variant in enumerate(graph.VARIANTS):
+        progress("int8 variants", number, len(graph.VARIANTS))
+        graph.quantise(source, target, variant)
+        tried.append(_judge(variant.name, target, answers(Predictor(folder, "int8"), reference, few), few, reference, max_drop))
+        written[variant.name] = target.rename(target.with_name(f"{number}.onnx"))
+    progress("int8 variants", len(graph.VARIANTS), len(graph.VARIANTS))
+    ranked = sorted((each for each in tried if each.passed), key=lambda each: (-(each.agreement or 0.0), each.difference))
+    rows, chosen, alone = np.arange(len(reference.tokens)), None, None
+    for number, each in enumerate(ranked):
+        progress("int8 on all rows, and one at a time", number, len(ranked))
+        written[each.variant].rename(target)
+        written[each.variant] = target
+        predictor = Predictor(folder, "int8")
+        some = reference.sample(_ALONE)
+        alone = _judge(each.variant, target, answers(predictor, reference, some, alone=True), some, reference, max_drop)
+        whole = (
+            each if len(few) == len(rows) else _judge(each.variant, target, answers(predictor, reference, rows), rows, reference, max_drop)
+        )
+        if whole.passed and alone.passed:
+            chosen = whole
+            break
+        target.unlink()
+        del written[each.variant]
+    progress("int8 on all rows, and one at a time", len(ranked), len(ranked))
+    for path in written.values():
+        if path != target or chosen is None:
+            path.unlink(missing_ok=True)
+    facts: dict[str, Any] = {"max_drop": max_drop, "metric": reference.quality, "fp32": reference.score(reference.logits)}
+    facts |= {"rows": len(rows), "chosen": chosen and asdict(chosen), "alone": chosen and alone and asdict(alone)}
+    facts["tried"] = [asdict(each) for each in tried]
+    if chosen is None or alone is None:
+        least = min(tried, key=lambda each: each.drop)
+        return Check(what, False, f"every variant loses more than {max_drop:g} points of {reference.quality}: {_said(least)}"), facts
+    return Check(what, True, f"{_said(chosen)}; one at a time {_points(alone)}; at most {max_drop:g} may be lost"), facts
+
+
+def _said(tried: Tried) -> str:
+    agrees = "" if tried.agreement is None else f", agrees with fp32 on {tried.agreement:.2%} of rows"
+    return f"{tried.variant}: score {tried.score:.4f}, {_points(tried)}{agrees}"
+
+
+def _points(tried: Tried) -> str:
+    return f"{abs(tried.drop):.2f} points {'lost' if tried.drop > 0 else 'gained'}"
+
+
+def script(folder: Path, reference: Reference, progress: Progress) -> Check:
+    """predict.py as a user runs it, in a process of its own, on every validation row that can stand in a line; and its tokens."""
+    from kdsearch.deploy.predict import Predictor
+
+    what = "predict.py equals torch"
+    texts, pairs = reference.rows.texts, reference.rows.pairs
+    lines = texts if pairs is None else [f"{one}\t{two}" for one, two in zip(texts, pairs, strict=True)]
+    tabs = 0 if pairs is None else 1
+    rows = [n for n, line in enumerate(lines) if not set(line) & set("\r\n") and (pairs is None or line.count("\t") == tabs)]
+    progress("predict.py", 0, 1)
+    command = [sys.executable, str(folder / "predict.py"), "--model", "fp32"]
+    run = subprocess.run(command, input="\n".join(lines[n] for n in rows).encode(), capture_output=True, check=False)
+    progress("predict.py", 1, 1)
+    if run.returncode != 0:
+        return Check(
+            what, False, f"exit {run.returncode}: {(run.stderr.decode(errors='replace').strip().splitlines() or ['no message'])[-1]}"
+        )
+    said, logits = run.stdout.decode().splitlines(), reference.logits[rows]
+    predictor = Predictor(folder, "fp32")
+    for n in rows:
+        ids = predictor.tokenise([texts[n]], None if pairs is None else [pairs[n]])["input_ids"][0]
+        if not np.array_equal(ids, reference.tokens.ids[reference.tokens.offsets[n] : reference.tokens.offsets[n + 1]]):
+            return Check(what, False, f"row {n} has other tokens than in training: tokenizer.json does not say all that the tokenizer does")
+    if len(said) != len(rows):
+        return Check(what, False, f"{len(said)} answers to {len(rows)} lines")
+    default = Predictor(folder).model
+    if reference.student.labels:
+        names = reference.student.labels
+        wrong = sum(answer != names[index] for answer, index in zip(said, logits.argmax(-1), strict=True))
+        return Check(
+            what, wrong == 0, f"the same tokens, {len(rows) - wrong:,} of {len(rows):,} labels the same; without --model: {default}"
+        )
+    numbers = np.array([float(answer) for answer in said])
+    gap = float(np.max(np.abs(numbers - logits[:, 0]) / (1 + np.abs(logits[:, 0]))))
+    return Check(
+        what, gap <= TOLERANCE, f"the same tokens, numbers differ by at most {gap:.1e} of 1 + their size; without --model: {default}"
+    )

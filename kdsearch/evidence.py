@@ -1,0 +1,126 @@
+"""From predictions to what a confirmation says: scores over seeds with intervals, the gain over the control, the recovered gap, ties."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kdsearch import metrics, statistics
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """One recipe, trained with K seeds."""
+
+    seeds: tuple[int, ...]
+    validation: tuple[dict[str, float], ...]  # scores of each seed there
+    test: tuple[np.ndarray, ...]  # logits (N, C) of each seed
+
+    def median(self, quality: str) -> int:
+        """The place of the run to deploy."""
+        return median_of([scores[quality] for scores in self.validation])
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One recipe on the test rows."""
+
+    scores: tuple[dict[str, float], ...]  # of each seed
+    observed: np.ndarray  # (K,) the quality of each seed
+    drawn: np.ndarray  # (D,) bootstrap draws of the quality's mean over seeds
+    ci95: statistics.Interval
+
+    @property
+    def means(self) -> dict[str, float]:
+        return mean_scores(self.scores)
+
+    def line(self) -> dict[str, Any]:
+        """As front.json has it."""
+        return {
+            **self.means,
+            "ci95": list(self.ci95),
+            "deviation": deviation(self.observed),
+            "seeds": len(self.observed),
+            "by_seed": [float(score) for score in self.observed],
+        }
+
+
+def median_of(scores: Sequence[float]) -> int:
+    """The place of the median score; of an even number the lower middle one, so that luck is never chosen."""
+    order = sorted(range(len(scores)), key=lambda place: (scores[place], place))
+    return order[(len(order) - 1) // 2]
+
+
+def mean_scores(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([each[name] for each in scores])) for name in scores[0]}
+
+
+def deviation(values: Sequence[float] | np.ndarray) -> float | None:
+    """Standard deviation over seeds; None with one."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def judge(task: str, quality: str, labels: np.ndarray, recipes: Sequence[Sequence[np.ndarray]]) -> list[Judged]:
+    """Measure recipes on the test rows, all on the same draws of rows.
+
+    Args:
+        quality: the study's.
+        labels: (N,) of the test rows.
+        recipes: of each the logits (N, C) of its seeds.
+    """
+    rng = np.random.default_rng(0)
+    scores = [tuple(metrics.scores(task, logits, labels) for logits in seeds) for seeds in recipes]
+    said = [np.stack([statistics.answers(task, logits) for logits in seeds]) for seeds in recipes]
+    observed = [np.array([each[quality] for each in seeds]) for seeds in scores]
+    drawn = [statistics.resampled(quality, each, labels) for each in said]
+    spreads = statistics.spreads(observed, drawn)
+    found = []
+    for place, spread in enumerate(spreads):
+        means = statistics.over_seeds(drawn[place], spread, rng)
+        exact = quality == "accuracy"
+        interval = statistics.accuracy_interval(said[place] == labels, spread) if exact else statistics.interval(means)
+        found.append(Judged(scores[place], observed[place], means, interval))
+    return found
+
+
+def judge_one(task: str, quality: str, labels: np.ndarray, logits: np.ndarray) -> Judged:
+    """A model that is what it is, whatever another seed would have made of it: the teacher, or one student. logits: (N, C)."""
+    return judge(task, quality, labels, [[logits]])[0]
+
+
+def finalist(
+    trial: int, quality: str, student: Seeds, judged: Judged, control: Judged | None, teacher: Judged, deployed: Judged
+) -> dict[str, Any]:
+    """What front.json says of a confirmed trial, ties aside.
+
+    Args:
+        judged: `student` on test.
+        deployed: the median run alone.
+        control: the same student without a teacher; `judged` itself for a student that had none; None where it could not be trained.
+    """
+    place = student.median(quality)
+    own, best = float(judged.observed.mean()), float(teacher.observed.mean())
+    gain = share = None
+    if control is not None and control is not judged:
+        without = float(control.observed.mean())
+        gain = {"value": own - without, "ci95": list(statistics.interval(judged.drawn - control.drawn))}
+        share = statistics.recovered(judged.drawn, control.drawn, teacher.drawn, (own, without, best))
+    return {
+        "trial": trial,
+        "student": f"students/{trial}-confirmed",
+        "validation": {**mean_scores(student.validation), "deviation": deviation([each[quality] for each in student.validation])},
+        "test": judged.line(),
+        "deployed": {
+            "seed": student.seeds[place],
+            "validation": dict(student.validation[place]),
+            "test": {**deployed.means, "ci95": list(deployed.ci95)},
+        },
+        "retention": own / best if best > 0 else None,
+        "control": None if control is None else control.line(),
+        "gain": gain,
+        "recovered": None if share is None else share[0],
+        "recovered_ci95": None if share is None else list(share[1]),
+    }

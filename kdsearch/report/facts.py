@@ -1,0 +1,124 @@
+"""All that a report is made from, read once."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdsearch import front, io
+from kdsearch.errors import StateError
+from kdsearch.record import State, StudyState, TrialRecord
+from kdsearch.student import WEIGHTS
+
+_ENDED = frozenset({State.COMPLETE, State.STOPPED, State.FAILED})
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A study's folder, read."""
+
+    folder: Path  # as it was given: the commands that are printed name it so
+    state: StudyState
+    manifest: Mapping[str, Any]
+    document: Mapping[str, Any]  # front.json
+    study: Mapping[str, Any]  # study.yaml
+    analyses: Mapping[int, Mapping[str, Any]]  # trial -> what `confirm` wrote of it, analysis/<trial>.json
+    latencies: Mapping[int, float]  # trial -> ms: ONNX fp32, batch 1, one thread, p50; of the students that `pick` has measured
+
+    @property
+    def quality(self) -> str:
+        name: str = self.document["objectives"][0]
+        return name
+
+    @property
+    def cost(self) -> str:
+        name: str = self.document["objectives"][1]
+        return name
+
+    @property
+    def teacher_score(self) -> float:
+        """On validation."""
+        score: float = self.document["teacher"]["validation"][self.quality]
+        return score
+
+    @property
+    def teacher_name(self) -> str:
+        named = self.study["teacher"]["preset"] or self.study["teacher"]["model"] or self.manifest["teacher"]["source"]
+        return str(named).rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def data_name(self) -> str:
+        """The preset, the Hub id, or the training file."""
+        data = self.study["data"]
+        return str(data["preset"] or data["hub"] or Path(data["files"]["train"]).name)
+
+    @property
+    def confirmation(self) -> Mapping[str, Any] | None:
+        """What the last use of the test rows gave; None before the first."""
+        found: Mapping[str, Any] | None = self.document.get("confirmation")
+        return found
+
+    @property
+    def confirmed(self) -> list[dict[str, Any]]:
+        """Every confirmed trial as a point, on the front or not, by cost, then by number."""
+        return sorted(_confirmed(self.document), key=lambda point: (point[self.cost], point["trial"]))
+
+    @property
+    def ended(self) -> list[TrialRecord]:
+        """The trials that count, in the order in which they ended."""
+        trials = [trial for trial in self.state.trials.values() if trial.state in _ENDED]
+        return sorted(trials, key=lambda trial: (trial.ended or 0.0, trial.number))
+
+    def command(self, verb: str, *options: object) -> str:
+        """A command on this study, as it is typed."""
+        return " ".join(["kdsearch", verb, shlex.quote(str(self.folder)), *map(str, options)])
+
+    def export_command(self, trial: int | str) -> str:
+        return self.command("pick", "--trial", trial, "--onnx", "--int8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Facts:
+        """
+        Raises:
+            StateError: the folder is not a study's, or its files are not as a run leaves them.
+        """
+        state, manifest = front.load(folder)
+        document = front.document(state, manifest)
+        path = folder / "study.yaml"
+        if not path.is_file():
+            raise StateError(f"{folder}: not a study's folder: it has no study.yaml")
+        missing = [key for key in ("data", "versions", "plugins", "seed", "cache") if key not in manifest]
+        if missing:
+            raise StateError(f"{folder / 'manifest.json'}: lacks {', '.join(missing)}: restore the file from a copy")
+        study = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return cls(folder, state, manifest, document, study, _analyses(folder, document), _latencies(folder, document))
+
+
+def _confirmed(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    others = document["confirmation"]["others"] if "confirmation" in document else []
+    return [point for point in (*document["points"], *others) if point["confirmed"]]
+
+
+def _analyses(folder: Path, document: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
+    paths = {point["trial"]: folder / "analysis" / f"{point['trial']}.json" for point in _confirmed(document)}
+    return {trial: json.loads(path.read_text(encoding="utf-8")) for trial, path in paths.items() if path.is_file()}
+
+
+def _latencies(folder: Path, document: Mapping[str, Any]) -> dict[int, float]:
+    path = folder / "latency.json"
+    if not path.is_file():
+        return {}
+    known = json.loads(path.read_text(encoding="utf-8"))["students"]
+    found = {}
+    for point in document["points"]:
+        weights = folder / (point["confirmed"] or point)["student"] / WEIGHTS
+        measured = known.get(io.file_digest(weights)) if weights.is_file() else None
+        if measured is not None:
+            found[point["trial"]] = float(measured["ms_p50"])
+    return found

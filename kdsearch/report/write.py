@@ -1,0 +1,39 @@
+"""`kdsearch report`: the files that it leaves in the study's folder."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from kdsearch import io
+from kdsearch.errors import EnvironmentProblem
+from kdsearch.report.facts import Facts
+
+PAGE, PICTURE, README = "report.html", "front.png", "README.md"
+_EXTRA = ("jinja2", "matplotlib")
+
+
+def write(folder: Path) -> list[Path]:
+    """Write report.html, front.png and README.md, each replaced at once.
+
+    Returns:
+        their paths.
+
+    Raises:
+        StateError: the folder is not a study's.
+        EnvironmentProblem: the extra kdsearch[report] is not installed, or the folder cannot be written.
+    """
+    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EnvironmentProblem(f"a report needs {', '.join(missing)}, not installed here: pip install 'kdsearch[report]'")
+    from kdsearch.report import page, picture, readme
+
+    facts = Facts.read(folder)
+    files: dict[str, bytes | str] = {
+        PAGE: page.write_page(facts),
+        PICTURE: picture.front_png(facts),
+        README: readme.write_readme(facts),
+    }
+    for name, content in files.items():
+        io.replace_file(folder / name, content)
+    return [folder / name for name in files]
