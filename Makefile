@@ -17,6 +17,7 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/kdsearch search studies/quickstart.yaml
 	$(BIN)/kdsearch verify studies/quickstart
+	$(BIN)/kdsearch report studies/quickstart
 
 test: setup
 	$(BIN)/python -m pytest -m 'not slow' tests
