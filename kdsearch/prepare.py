@@ -158,7 +158,7 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
     forwards = found.forwards + sum(each.forwards for each in passes)
     seconds = found.seconds + sum(each.seconds for each in passes)
     stored = sum(each.bytes for each in passes)
-    return Prepared(known, found, assets, _manifest(known, found, stored), forwards, seconds, tuple(notes))
+    return Prepared(known, found, assets, _manifest(known, found, assets, stored), forwards, seconds, tuple(notes))
 
 
 def _joined(parts: list[Part]) -> Part:
@@ -172,6 +172,8 @@ def _joined(parts: list[Part]) -> Part:
 def _vocabularies(known: Known, found: Teacher, tables: Mapping[str, Table]) -> dict[int, Vocabulary]:
     """The pruned vocabularies that candidates have, with the study's texts in each."""
     asked = {candidate.family.info(known.info).vocab for candidate in known.exploration.candidates} & set(known.info.vocabularies)
+    if len(asked) > 1:  # the knob is free: the search may ask for a size that few draws have
+        asked = set(known.info.vocabularies)
     length = known.config.data.max_length
     made = {}
     for size in sorted(asked):
@@ -184,7 +186,7 @@ def _vocabularies(known: Known, found: Teacher, tables: Mapping[str, Table]) -> 
     return made
 
 
-def _manifest(known: Known, found: Teacher, cached_bytes: int) -> dict[str, Any]:
+def _manifest(known: Known, found: Teacher, prepared: Assets, cached_bytes: int) -> dict[str, Any]:
     study, rows = known.config, known.data
     return {
         "name": study.name,
@@ -199,7 +201,8 @@ def _manifest(known: Known, found: Teacher, cached_bytes: int) -> dict[str, Any]
                 "train": len(rows.train.texts),
                 "validation": len(rows.validation.texts),
                 "test": rows.test_rows,
-                "unlabelled": 0 if rows.unlabelled is None else len(rows.unlabelled.texts),
+                "unlabelled": prepared.unlabelled,
+                "augmented": prepared.augmented,
             },
             "carved": list(rows.carved),
             "dropped": dict(rows.dropped),

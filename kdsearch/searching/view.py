@@ -37,23 +37,27 @@ def front_table(document: dict[str, Any], title: str | None = None) -> Table:
     quality = document["objectives"][0]
     confirmed = any(point["confirmed"] for point in document["points"])
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    told = ("test, 95 %", "control", "recovered") if confirmed else ("of teacher",)
-    for name in ("trial", "family", "strategy", "params", *(() if confirmed else ("smaller", "MFLOPs")), quality, *told):
-        left = name in ("family", "strategy")
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != "family" or not confirmed)
+    several = len({point["family"] for point in document["points"]}) > 1
+    names: tuple[str, ...] = ("trial", "student", "params", quality, "test, 95 %", "control", "recovered")
+    if not confirmed:
+        names = ("trial", "family", "strategy", "params", "smaller", "MFLOPs", quality, "of teacher")
+    for name in names:
+        table.add_column(name, justify="left" if name in ("family", "strategy", "student") else "right", no_wrap=name != "student")
     for row, point in zip(front.rows(document), document["points"], strict=True):
-        cells = [str(row["trial"]), row["family"], row["strategy"], compact(row["params"])]
+        score, size = f"{row['score']:.4f}", compact(row["params"])
         if confirmed:
-            cells += [f"{row['score']:.4f}", *_test_cells(point["confirmed"], quality)]
+            student = f"{row['family']} {row['strategy']}" if several else row["strategy"]
+            table.add_row(str(row["trial"]), student, size, score, *_test_cells(point["confirmed"], quality))
         else:
             kept = "" if row["retention"] is None else f"{row['retention']:.1%}"
-            cells += [f"{row['ratio']:.3g}x", f"{row['flops'] / 1e6:.3g}", f"{row['score']:.4f}", kept]
-        table.add_row(*cells)
+            sizes = size, f"{row['ratio']:.3g}x", f"{row['flops'] / 1e6:.3g}"
+            table.add_row(str(row["trial"]), row["family"], row["strategy"], *sizes, score, kept)
     teacher = document["teacher"]
-    score = "" if teacher["validation"].get(quality) is None else f"{teacher['validation'][quality]:.4f}"
-    cells = ["", "teacher", "", compact(teacher["params"])]
-    cells += [score, _with_interval(teacher["test"], quality)] if confirmed else ["", f"{teacher['flops'] / 1e6:.3g}", score]
-    table.add_row(*cells, style="dim")
+    score, size = "" if teacher["validation"].get(quality) is None else f"{teacher['validation'][quality]:.4f}", compact(teacher["params"])
+    if confirmed:
+        table.add_row("", "teacher", size, score, _with_interval(teacher["test"], quality), style="dim")
+    else:
+        table.add_row("", "teacher", "", size, "", f"{teacher['flops'] / 1e6:.3g}", score, style="dim")
     return table
 
 
