@@ -61,12 +61,12 @@ class Transformer(Family):
     @classmethod
     def known_good(cls, teacher: ModelInfo) -> list[dict[str, Any]]:
         own_size, ratio = teacher.hidden // teacher.heads, max(1, teacher.intermediate // teacher.hidden)
-        narrow = {"layers": 2, "hidden": teacher.hidden // 3, "head_size": own_size, "ff_ratio": ratio, "start": "embeddings"}
-        lower = [
-            {"layers": depth, "hidden": teacher.hidden, "head_size": own_size, "ff_ratio": ratio, "start": "first"}
-            for depth in range(1, max(2, teacher.layers // 2 + 1))
-        ]
-        return [narrow, *lower]
+        # With every piece that the texts use: what a larger vocabulary adds is never read.
+        pieces = teacher.vocabularies[-1] if teacher.vocabularies else teacher.vocab
+        common = {"head_size": own_size, "ff_ratio": ratio, "embedding_rank": 0, "vocabulary": pieces}
+        narrow = {**common, "layers": 2, "hidden": teacher.hidden // 3, "start": "embeddings"}
+        depths = range(1, max(2, teacher.layers // 2 + 1))
+        return [narrow, *({**common, "layers": depth, "hidden": teacher.hidden, "start": "first"} for depth in depths)]
 
     @property
     def heads(self) -> int:

@@ -200,3 +200,12 @@ def test_with_noise_and_slow_large_students_a_third_is_saved_and_the_front_stays
     assert np.mean(savings) > 1 / 3
     assert np.mean(lost) < 0.002
     assert max(lost) < 0.01
+
+
+def test_students_of_another_family_are_not_compared() -> None:
+    rungs = Rungs(lambda _: 0.0, minimum=1)
+    rungs.record(0, 10, 0.25, 0.9, "quick")
+    rungs.record(1, 20, 0.25, 0.5, "slow")
+    rungs.record(2, 20, 0.25, 0.5, "quick")
+    assert not rungs.verdict(1, 0.25)
+    assert rungs.verdict(2, 0.25)

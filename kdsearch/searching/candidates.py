@@ -198,7 +198,7 @@ class Candidates:
         ]
         mixed = []
         for place in range(max(len(corners), len(known))):
-            mixed += corners[place : place + 1] + known[place : place + 1]
+            mixed += known[place : place + 1] + corners[place : place + 1]
         return mixed
 
 

@@ -132,8 +132,8 @@ class StudyRun:
             if self.rungs is None:
                 self.changed("rung", live.trial)
                 return False
-            size = getattr(self.ledger.state.trials[live.trial], self.cost)
-            self.rungs.record(live.trial, size, share, score)
+            trial = self.ledger.state.trials[live.trial]
+            self.rungs.record(live.trial, getattr(trial, self.cost), share, score, trial.spec["family"])
             live.stopped = self.rungs.verdict(live.trial, share)
             if live.stopped:
                 self.ledger.stopped(live.trial, live.attempt, share, score, seconds={"total": result["trial_seconds"]})

@@ -1,12 +1,15 @@
 """Early stopping for a front: a student is given up only to smaller ones that already do better.
 
-The rule. At a rung, look at the students of equal or smaller size that were scored there, m of them. Stop this one when at least
+The rule. At a rung, look at the students of its family and of equal or smaller size that were scored there, m of them. Stop this one when at least
 max(1, ceil(m / eta)) of them score at least its score + eps, eps being one standard error of its validation score.
 
 Why these. Only a smaller or equal student can dominate, so a large one never stops a small one, whatever its lead, and the smallest
 is never stopped. ceil(m / eta) is the rung rule of successive halving among the students that matter. eps keeps the rule from acting on
 noise: two students within it are the same for all that the rung can tell. While the order at a rung is the order at the end, a stopped
 student ends dominated and the front loses nothing.
+
+Why the same family. A bag of words has learnt most of what it ever will after a quarter of its budget, a transformer has hardly begun: a rung
+compares shares of a curve, and the curves of two families have different shapes. At the end, where all are done, the front compares everybody.
 
 Why no fewer than eta competitors. With one or two, ceil(m / eta) = 1 asks for a rank among the best third of fewer than three: a single
 small student that learns fast would end every larger one that starts slowly, which is what large ones do. So the first students of a size
@@ -28,6 +31,7 @@ _ROUNDING = 1e-6  # a share is counted in examples: 0.2499999 is the rung at 0.2
 @dataclass(frozen=True)
 class _Scored:
     size: float
+    family: str
     share: float  # the report's own, at or a little past the rung's
     score: float  # -inf where it was NaN
 
@@ -61,7 +65,7 @@ class Rungs:
         self._margin = margin
         self._rungs: tuple[dict[int, _Scored], ...] = tuple({} for _ in self.shares)
 
-    def record(self, trial: int, size: float, share: float, score: float) -> None:
+    def record(self, trial: int, size: float, share: float, score: float, family: str = "") -> None:
         """A trial's score on the way.
 
         Its first report at or past a rung and before the next is that rung's; a restarted trial replaces its own.
@@ -70,13 +74,14 @@ class Rungs:
             size: the study's cost of the student: parameters, bytes or FLOPs.
             share: of the planned examples seen, 0..1.
             score: the study's quality on validation, larger is better.
+            family: students of other families are not compared with this one.
         """
         rung = self._rung(share)
         if rung is None:
             return
         before = self._rungs[rung].get(trial)
         if before is None or share <= before.share + _ROUNDING:
-            self._rungs[rung][trial] = _Scored(size, share, -math.inf if math.isnan(score) else score)
+            self._rungs[rung][trial] = _Scored(size, family, share, -math.inf if math.isnan(score) else score)
 
     def verdict(self, trial: int, share: float) -> bool:
         """Whether to stop the trial now, on its score recorded at this very share; never between rungs, before the first, at the end."""
@@ -87,7 +92,9 @@ class Rungs:
         own = scored.get(trial)
         if own is None or abs(own.share - share) > _ROUNDING:
             return False
-        rivals = [other.score for number, other in scored.items() if number != trial and other.size <= own.size]
+        rivals = [
+            other.score for number, other in scored.items() if number != trial and other.family == own.family and other.size <= own.size
+        ]
         if len(rivals) < self.minimum:
             return False
         bar = own.score if math.isinf(own.score) else own.score + self._margin(own.score)
@@ -108,7 +115,7 @@ class Rungs:
         for number, trial in state.trials.items():
             if trial.state is not State.FAILED:
                 for rung in trial.rungs:
-                    self.record(number, sizes[number], rung.share, rung.score)
+                    self.record(number, sizes[number], rung.share, rung.score, trial.spec.get("family", ""))
 
     def _rung(self, share: float) -> int | None:
         """The last rung at or before this share; None before the first and at the end."""

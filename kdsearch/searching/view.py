@@ -40,7 +40,7 @@ def front_table(document: dict[str, Any], title: str | None = None) -> Table:
     several = len({point["family"] for point in document["points"]}) > 1
     names: tuple[str, ...] = ("trial", "student", "params", quality, "test, 95 %", "control", "recovered")
     if not confirmed:
-        names = ("trial", "family", "strategy", "params", "smaller", "MFLOPs", quality, "of teacher")
+        names = ("trial", "family", "strategy", "params", "smaller", "FLOPs", quality, "kept")
     for name in names:
         table.add_column(name, justify="left" if name in ("family", "strategy", "student") else "right", no_wrap=name != "student")
     for row, point in zip(front.rows(document), document["points"], strict=True):
@@ -50,14 +50,14 @@ def front_table(document: dict[str, Any], title: str | None = None) -> Table:
             table.add_row(str(row["trial"]), student, size, score, *_test_cells(point["confirmed"], quality))
         else:
             kept = "" if row["retention"] is None else f"{row['retention']:.1%}"
-            sizes = size, f"{row['ratio']:.3g}x", f"{row['flops'] / 1e6:.3g}"
+            sizes = size, f"{compact(row['ratio'])}x" if row["ratio"] >= 100 else f"{row['ratio']:.3g}x", compact(row["flops"])
             table.add_row(str(row["trial"]), row["family"], row["strategy"], *sizes, score, kept)
     teacher = document["teacher"]
     score, size = "" if teacher["validation"].get(quality) is None else f"{teacher['validation'][quality]:.4f}", compact(teacher["params"])
     if confirmed:
         table.add_row("", "teacher", size, score, _with_interval(teacher["test"], quality), style="dim")
     else:
-        table.add_row("", "teacher", "", size, "", f"{teacher['flops'] / 1e6:.3g}", score, style="dim")
+        table.add_row("", "teacher", "", size, "", compact(teacher["flops"]), score, style="dim")
     return table
 
 
