@@ -26,6 +26,7 @@
     }
     return String(Math.round(number));
   };
+  const times = (ratio) => (ratio >= 100 ? Math.round(ratio).toLocaleString("en") : Number(ratio.toPrecision(3))) + "x";
   const percent = (share) => (100 * share).toFixed(1) + " %";
   const sizeOf = (bytes) => {
     for (const [unit, size] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]) {
@@ -105,7 +106,7 @@
     const told = confirmed.get(trial.trial);
     const lines = [
       `${data.quality} ${trial.y.toFixed(4)} on validation` + (data.teacher.validation > 0 ? `, ${retention(trial.y, data.teacher.validation)}` : ""),
-      `${compact(trial.params)} parameters, ${Number((data.teacher.params / trial.params).toPrecision(3))}x smaller; ` +
+      `${compact(trial.params)} parameters, ${times(data.teacher.params / trial.params)} smaller; ` +
         `${sizeOf(trial.bytes)}; ${compact(trial.flops)} FLOPs a text`,
     ];
     if (told) {

@@ -19,7 +19,7 @@ from kdsearch.record import State
 from kdsearch.report import tables
 from kdsearch.report.facts import Facts
 from kdsearch.searching.importance import LEAST, importances
-from kdsearch.searching.view import clock, compact
+from kdsearch.searching.view import clock, compact, times
 
 HERE = Path(__file__).parent
 DRAWN = 1500  # complete trials in the picture; of more, so many drawn by chance beside the front and the confirmed ones
@@ -35,6 +35,7 @@ def write_page(facts: Facts) -> str:
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "sort_keys": True}
     environment.filters |= {
         "compact": compact,
+        "times": times,
         "clock": clock,
         "score": score,
         "percent": percent,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from kdsearch.report import tables
 from kdsearch.report.facts import Facts
 from kdsearch.report.page import between, commands, percent, score, size
-from kdsearch.searching.view import compact
+from kdsearch.searching.view import compact, times
 
 
 def write_readme(facts: Facts) -> str:
@@ -57,7 +57,7 @@ def _choice(facts: Facts) -> list[str]:
         if point is None:
             rows.append([name, "none", "", "", "", "", ""])
             continue
-        smaller = f"{teacher['params'] / point['params']:.3g}x"
+        smaller = times(teacher["params"] / point["params"])
         cells = [name, compact(point["params"]), smaller, percent(row["kept"]), row["on"], str(point["trial"])]
         rows.append([*cells, _safe(f"{point['family']} + {point['strategy']}")])
     header = ["within", "parameters", "smaller", "keeps", "on", "trial", "student"]
@@ -71,7 +71,7 @@ def _front(facts: Facts) -> list[str]:
             _safe(row["strategy"]),
             str(row["trial"]),
             f"{row['params']:,}",
-            f"{row['ratio']:.3g}x",
+            times(row["ratio"]),
             size(row["bytes"]),
             score(row["score"]),
             percent(row["retention"]),

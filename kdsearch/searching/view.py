@@ -25,6 +25,11 @@ def compact(number: float) -> str:
     return f"{number:.0f}"
 
 
+def times(ratio: float) -> str:
+    """7.912 -> '7.91x', 22713.9 -> '22,714x'."""
+    return f"{ratio:,.0f}x" if ratio >= 100 else f"{ratio:.3g}x"
+
+
 def clock(seconds: float) -> str:
     """75 -> '1:15'."""
     minutes, rest = divmod(int(seconds), 60)
@@ -50,7 +55,7 @@ def front_table(document: dict[str, Any], title: str | None = None) -> Table:
             table.add_row(str(row["trial"]), student, size, score, *_test_cells(point["confirmed"], quality))
         else:
             kept = "" if row["retention"] is None else f"{row['retention']:.1%}"
-            sizes = size, f"{compact(row['ratio'])}x" if row["ratio"] >= 100 else f"{row['ratio']:.3g}x", compact(row["flops"])
+            sizes = size, times(row["ratio"]), compact(row["flops"])
             table.add_row(str(row["trial"]), row["family"], row["strategy"], *sizes, score, kept)
     teacher = document["teacher"]
     score, size = "" if teacher["validation"].get(quality) is None else f"{teacher['validation'][quality]:.4f}", compact(teacher["params"])
