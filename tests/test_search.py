@@ -332,3 +332,19 @@ def test_your_own_data_gives_a_front(world: Path, tmp_path: Path, own: Any) -> N
     done = kdsearch.search(out=world / "studies", **wanted)
     sound(done.folder, 4)
     assert done.front()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_trial_that_hangs_is_ended_and_counted_as_failed(world: Path) -> None:
+    hung = DROPPED.replace('name = "direction"', 'name = "hung"').replace(
+        "        alike =", "        import time\n\n        time.sleep(3600)\n        alike ="
+    )
+    (world / "hung.py").write_text(hung)
+    wanted = study(world, "hung", trials=3, trial_timeout=5) | {"plugins": [str(world / "hung.py")]}
+    wanted["space"]["strategies"] = ["logit", "hung"]
+    done = kdsearch.search(out=world / "studies", **wanted)
+    causes = [record["cause"] for record in events(done.folder) if record["event"] == "failed"]
+    assert causes
+    assert set(causes) == {"timeout"}
+    sound(done.folder, 3)
