@@ -75,14 +75,11 @@ def token_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def scaled_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`per_state_mse` after dividing both by the teacher's root mean square, row by row: about 1 for a student at zero, in any layer."""
+    """Mean squared difference of pooled states (B, H), or of token states (B, S, H) when a mask is given, after dividing both by the
+    teacher's root mean square, row by row: about 1 for a student at zero, in any layer."""
     scale = teacher.square().mean(-1, keepdim=True).add(1e-6).rsqrt()
-    return per_state_mse(student * scale, teacher * scale, mask)
+    mine, theirs = student * scale, teacher * scale
+    return F.mse_loss(mine, theirs) if mask is None else masked_mse(mine, theirs, mask)
 
 
-def per_state_mse(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean squared difference of pooled states (B, H), or of token states when a mask is given."""
-    return F.mse_loss(student, teacher) if mask is None else masked_mse(student, teacher, mask)
-
-
-__all__ = ["FORMS", "blend", "logit_terms", "masked_mse", "per_state_mse", "scaled_mse", "soft_loss", "token_mean"]
+__all__ = ["FORMS", "blend", "logit_terms", "masked_mse", "scaled_mse", "soft_loss", "token_mean"]

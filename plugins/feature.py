@@ -91,11 +91,10 @@ class FeatureKD(Strategy):
         mask = batch.mask if signal is Signal.HIDDEN else None
         distances = []
         for index, (mine, theirs) in enumerate(pairs):
-            state, target = student.layered[signal, mine], teacher.layered[signal, theirs]
+            state = student.layered[signal, mine]
             if isinstance(extra, Projections):
                 state = extra[index](state)
-            scale = target.square().mean(-1, keepdim=True).add(1e-6).rsqrt()
-            distances.append(losses.per_state_mse(state * scale, target * scale, mask))
+            distances.append(losses.scaled_mse(state, teacher.layered[signal, theirs], mask))
         terms = {"feature": self.weight * torch.stack(distances).mean()}
         hard = batch.hard_loss(student.logits)
         if not self.soft:
