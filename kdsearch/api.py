@@ -76,12 +76,14 @@ class _Layered(dict[tuple[Signal, int], Tensor]):
 class Outputs:
     """A model's answer to a batch.
 
+    Of several frozen teachers, logits are those of the mean: the log of the mean of their probabilities, or the mean of their numbers.
     layered holds exactly the needs that were declared, under the keys (signal, layer) with the layer as it was declared;
     any other key raises UndeclaredSignal.
     """
 
     logits: Tensor  # (B, C) float32
     layered: Mapping[tuple[Signal, int], Tensor] = field(default_factory=dict)
+    teachers: Tensor | None = None  # (K, B, C) each frozen teacher's logits, the main one's first; for strategies with each_teacher alone
 
     def __post_init__(self) -> None:
         self.layered = _Layered(self.layered)
@@ -129,6 +131,8 @@ class ModelInfo:
     positions: int = 512  # rows of the position table
     types: int = 2  # rows of the token type table
     vocabularies: tuple[int, ...] = ()  # sizes of the pruned vocabularies that a student may have instead of `vocab`, ascending
+    teachers: int = 1  # K: how many the study has; everything else here is the main one's
+    shared: bool = False  # whether the study has a super-student that students may start from
 
 
 class Space(ABC):
@@ -165,12 +169,14 @@ class TeacherTuning:
 class Strategy(ABC):
     """How a student learns. A subclass is a frozen dataclass: its fields are its search parameters and its JSON.
 
-    Class attributes: `name`; `source`, the paper and equation; `teacher`, the teacher's role.
+    Class attributes: `name`; `source`, the paper and equation; `teacher`, the teacher's role; `each_teacher`, whether it reads
+    `Outputs.teachers`: it is then for studies with several teachers alone, and refused in others.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
     teacher: ClassVar[TeacherRole] = TeacherRole.FROZEN
+    each_teacher: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -214,18 +220,31 @@ class Family(ABC):
     """What a student is. A subclass is a frozen dataclass: its fields are its search parameters and its JSON.
 
     Class attributes: `name`; `source`; `provides`, the signals its modules can show; `lr_scale`, the factor on the study's one
-    learning-rate knob that makes the same range fit this family.
+    learning-rate knob that makes the same range fit this family; `bfloat16`, whether most of its time goes into large matrix products, so that
+    training in mixed precision pays on a CPU that is fast at it (on CUDA every family trains so). Scores are always those in float32.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
     provides: ClassVar[frozenset[Signal]]
     lr_scale: ClassVar[float] = 1.0
+    bfloat16: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
     def suggest(cls, space: Space, teacher: ModelInfo) -> dict[str, Any]:
         """The fields of one instance, drawn from space."""
+
+    @classmethod
+    def shared_shapes(cls, teacher: ModelInfo) -> tuple[Family, ...]:
+        """The shapes that one super-student is trained for, if the study asks for one: the largest first, which must have a `stock` module and
+        the teacher's own vocabulary; every parameter of the others is a leading corner of its namesake there. (): this family has none."""
+        return ()
+
+    @property
+    def from_shared(self) -> bool:
+        """Whether `start_from` is to get the family's super-student in the teacher's place."""
+        return False
 
     @classmethod
     def known_good(cls, teacher: ModelInfo) -> list[dict[str, Any]]:
@@ -248,12 +267,14 @@ class Family(ABC):
     def build(self, teacher: ModelInfo) -> nn.Module:
         """A module whose `forward(batch, needs)` returns `Outputs`, with random weights drawn from torch's global generator."""
 
-    def observe(self, student: nn.Module, ids: Tensor, offsets: Tensor) -> None:
-        """Fix in the student, in place, what has to be counted on the training text, such as which n-grams there are. Called after `build`.
+    def observe(self, student: nn.Module, ids: Tensor, offsets: Tensor, answers: Tensor) -> None:
+        """Fix in the student, in place, what has to be counted on the training text, such as which n-grams it has. Called after `build`.
 
         Args:
             ids: (T,) int64 the training rows end to end, in the student's own vocabulary.
             offsets: (N + 1,) int64: row n is ids[offsets[n]:offsets[n + 1]].
+            answers: (N, C) float32 what is to be learnt of each row: the teacher's probabilities, or its value for a regression; where the strategy
+                has no teacher, the labels (one-hot, or the value), and their mean in rows without one.
         """
         return
 

@@ -31,8 +31,30 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Several:
+    """What each of several teachers says, the main one first; the parts have their mean."""
+
+    learnt: np.ndarray | None  # (K, N, C) logits; None where no strategy of the study asks
+    validation: np.ndarray  # (K, M, C)
+
+    @property
+    def nbytes(self) -> int:
+        return self.validation.nbytes + (0 if self.learnt is None else self.learnt.nbytes)
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A stock classifier as plain data."""
+
+    config: str  # JSON
+    weights: Mapping[str, np.ndarray]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class Assets:
     task: str
+    quality: str  # the study's: the score that is to be large
     labels: tuple[str, ...]  # class names in the order of the logits; () for a regression
     info: ModelInfo  # the teacher's
     max_length: int
@@ -48,6 +70,8 @@ class Assets:
     tokenizer: Mapping[str, bytes]  # the teacher's, file name -> content
     vocabularies: Mapping[int, Vocabulary]  # the pruned ones, by size
     plugins: list[dict[str, Any]]  # as Plugins.shipped() gives them
+    shared: Mapping[str, Shipped] = field(default_factory=dict)  # by family: its super-student, where the study has one
+    several: Several | None = None  # where the study has several teachers: all else that is the teacher's is the main one's, logits aside
 
     def teacher(self, vocabulary: Vocabulary | None = None) -> PreTrainedModel:
         """The teacher on the CPU, in eval mode, without gradients, its weights shared with these arrays: never write into them.
@@ -56,14 +80,30 @@ class Assets:
 
         vocabulary: the word table then holds its pieces alone, in its order.
         """
+        return self._model(Shipped(self.teacher_config, self.teacher_weights, self.teacher_fingerprint), vocabulary)
+
+    def super_student(self, family: str, vocabulary: Vocabulary | None = None) -> PreTrainedModel:
+        """What the study's students of a family start from that ask for the shared start, as `teacher` gives the teacher.
+
+        Raises:
+            ValueError: the study has none.
+        """
+        if family not in self.shared:
+            raise ValueError(
+                f"a student of the family {family} starts from a super-student, and this study has none: set space.shared_start"
+            )
+        return self._model(self.shared[family], vocabulary)
+
+    def _model(self, shipped: Shipped, vocabulary: Vocabulary | None) -> PreTrainedModel:
         pieces = None if vocabulary is None else vocabulary.pieces
-        key = (self.teacher_fingerprint, 0 if pieces is None else len(pieces))
-        found = _teachers.get(key)
+        key = (shipped.fingerprint, 0 if pieces is None else len(pieces))
+        found = _models.get(key)
         if found is None:
-            if any(fingerprint != self.teacher_fingerprint for fingerprint, _ in _teachers):
-                _teachers.clear()
-            values = json.loads(self.teacher_config)
-            weights = dict(self.teacher_weights)
+            own = {self.teacher_fingerprint, *(each.fingerprint for each in self.shared.values())}
+            for other in [known for known in _models if known[0] not in own]:  # of another study
+                del _models[other]
+            values = json.loads(shipped.config)
+            weights = dict(shipped.weights)
             if pieces is not None:
                 table = f"{ANATOMY[values['model_type']].base}.embeddings.word_embeddings.weight"
                 weights[table] = weights[table][pieces]
@@ -74,11 +114,11 @@ class Assets:
             found.load_state_dict({name: as_tensor(array) for name, array in weights.items()}, assign=True)
             _fill_buffers(found, config)
             found = found.eval().requires_grad_(False)
-            _teachers[key] = found
+            _models[key] = found
         return found
 
 
-_teachers: dict[tuple[str, int], PreTrainedModel] = {}  # by fingerprint and size of the pruned vocabulary, 0 for its own
+_models: dict[tuple[str, int], PreTrainedModel] = {}  # by fingerprint and size of the pruned vocabulary, 0 for its own
 
 
 def _fill_buffers(model: PreTrainedModel, config: Any) -> None:

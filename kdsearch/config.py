@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,18 @@ _BOUNDS = {
 }
 
 
+def _told(path: tuple[str, ...]) -> str:
+    """A key as messages name it; one of several teachers as teacher[1]."""
+    if path[:1] == ("teacher",) and path[1:2] and path[1].isdigit():
+        path = (f"teacher[{path[1]}]", *path[2:])
+    return ".".join(path)
+
+
 def _what(error: ErrorDetails, path: tuple[str, ...]) -> str:
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        known = _LEVELS.get(path[:-1], KnobOverride).model_fields
+        level = tuple(part for part in path[:-1] if not (path[0] == "teacher" and part.isdigit()))
+        known = _LEVELS.get(level, KnobOverride).model_fields
         return f"unknown key.{did_you_mean(path[-1], known)}"
     if kind == "invalid_key" or error["loc"][-1:] == ("[key]",):
         return "this key is not text: put it in quotes"
@@ -123,7 +132,7 @@ def _message(problem: ValidationError, where: str, document: yamlfile.Parsed, se
         for changed, text in sets.items():
             if path[: len(changed)] == changed:
                 line, place = -1, f"--set {text}"
-        ranked.append((line or math.inf, ": ".join(part for part in (place, ".".join(path), _what(error, path)) if part)))
+        ranked.append((line or math.inf, ": ".join(part for part in (place, _told(path), _what(error, path)) if part)))
     told = [text.replace("\n", " ") for _, text in sorted(ranked, key=lambda entry: entry[0])]
     if len(told) > _SHOWN:
         told[_SHOWN:] = [f"{where}: and {len(told) - _SHOWN} more problems"]
@@ -133,10 +142,26 @@ def _message(problem: ValidationError, where: str, document: yamlfile.Parsed, se
 def _set_path(key: str) -> tuple[str, ...]:
     """Knob names have dots of their own: `space.knobs.transformer.layers.min` is the key `min` of the knob `transformer.layers`."""
     parts = key.split(".")
+    if one := re.fullmatch(r"teacher\[(\d+)\]", parts[0]):
+        return ("teacher", one[1], *parts[1:])
     if parts[:2] != ["space", "knobs"] or len(parts) <= 3:
         return tuple(parts)
     ends = -1 if parts[-1] in KnobOverride.model_fields else len(parts)
     return ("space", "knobs", ".".join(parts[2:ends]), *parts[ends:])
+
+
+def _of_one_teacher(teachers: Any, path: tuple[str, ...], text: str) -> tuple[str, ...]:
+    """The path to a teacher's key, in a list or not: `teacher.model` is the only one's, `teacher[1].model` the second's of several."""
+    count = len(teachers) if isinstance(teachers, list) else 1
+    named = int(path[1]) if path[1].isdigit() else None
+    if count < 1 or (named is None and count > 1) or (named is not None and named >= count):
+        raise InputError(
+            f"--set {text}: the study has {count} teachers: write teacher[0] to teacher[{count - 1}], or teacher=[...] for all"
+        )
+    below = path[1:] if named is None else path[2:]
+    if isinstance(teachers, list):
+        return ("teacher", str(named or 0), *below)
+    return ("teacher", *below)
 
 
 def _with_sets(values: dict[str, Any], sets: Sequence[str]) -> dict[tuple[str, ...], str]:
@@ -147,13 +172,21 @@ def _with_sets(values: dict[str, Any], sets: Sequence[str]) -> dict[tuple[str, .
         path = _set_path(key.strip())
         if not equals or not all(path):
             raise InputError(f"--set {text}: write key.sub=value, such as search.trials=10")
-        level = values
+        level, teachers = values, values.get("teacher")
+        one_of_several = path[0] == "teacher" and len(path) > 1 and isinstance(teachers, list)
+        if path[0] == "teacher" and len(path) > 1:
+            path = _of_one_teacher(teachers, path, text)
+        if one_of_several:
+            level = {"teacher": {str(place): one for place, one in enumerate(teachers or ())}}
+        root = level
         for depth, part in enumerate(path[:-1], start=1):
             if not isinstance(level.get(part), dict):
                 level[part] = {}
                 changed[path[:depth]] = text
             level = level[part]
         level[path[-1]] = yamlfile.parse(raw, f"--set {text}").value
+        if one_of_several:
+            values["teacher"] = list(root["teacher"].values())
         changed[path] = text
     return changed
 
@@ -170,7 +203,8 @@ def _folder_or_id(text: str, folder: Path) -> str:
 
 
 def _with_paths(config: StudyConfig, folder: Path) -> StudyConfig:
-    data, teacher = config.data, config.teacher
+    data = config.data
+    teachers = tuple(one.model_copy(update={"model": one.model and _folder_or_id(one.model, folder)}) for one in config.teachers)
     files = data.files and data.files.model_copy(
         update={role: path and _absolute(path, folder) for role, path in data.files.model_dump().items()}
     )
@@ -183,7 +217,7 @@ def _with_paths(config: StudyConfig, folder: Path) -> StudyConfig:
                     "unlabelled": data.unlabelled if data.unlabelled in (None, *sources.PACKAGED) else _absolute(data.unlabelled, folder),
                 }
             ),
-            "teacher": teacher.model_copy(update={"model": teacher.model and _folder_or_id(teacher.model, folder)}),
+            "teacher": teachers if len(teachers) > 1 else teachers[0],
             "plugins": tuple(_absolute(entry, folder) if entry.endswith(".py") else entry for entry in config.plugins),
         }
     )
@@ -263,21 +297,32 @@ def resolved(config: StudyConfig) -> dict[str, Any]:
 _FREE_ON_RESUME = ("search.trials", "search.minutes", "search.resources", "search.trial_timeout", "confirm")
 
 
+def _teachers(study: Mapping[str, Any]) -> list[Any]:
+    found = study.get("teacher")
+    return found if isinstance(found, list) else [found]
+
+
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, below in value.items():
             yield from _leaves(below, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list) and any(isinstance(below, Mapping) for below in value):
+        for place, below in enumerate(value):
+            yield from _leaves(below, f"{path}[{place}]")
     else:
         yield path, value
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What keeps a study from being resumed: one line 'key: old -> new' for each key that differs and may not."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
+    several = max(len(_teachers(old)), len(_teachers(new))) > 1
+    before, after = (dict(_leaves({**study, "teacher": _teachers(study)} if several else study)) for study in (old, new))
     lines = []
     for key in sorted(before.keys() | after.keys()):
         if any(key == free or key.startswith(f"{free}.") for free in _FREE_ON_RESUME):
             continue
+        if several and key.startswith("teacher[") and before.get(key) is after.get(key) is None:
+            continue  # of a teacher that only one side has, what it leaves out tells nothing
         if key not in before or key not in after or before[key] != after[key]:
             sides = [json.dumps(side[key], ensure_ascii=False, default=str) if key in side else "(not there)" for side in (before, after)]
             lines.append(f"{key}: {sides[0]} -> {sides[1]}")

@@ -23,7 +23,7 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from kdsearch import analysis, cache, config, data, evidence, finalists, front, io, metrics, prepare, statistics
+from kdsearch import analysis, config, data, evidence, finalists, front, io, metrics, prepare, statistics
 from kdsearch.api import Need, Signal
 from kdsearch.config import StudyConfig
 from kdsearch.data import Table
@@ -170,7 +170,7 @@ class _Confirmation:
         chosen = self._finalists(top)
         with teacher_progress(self.console) as progress:
             prepared = prepare.prepare(self.known, progress)
-        _refuse_changes(self.folder, self.known, prepared.teacher.fingerprint)
+        _refuse_changes(self.folder, self.known, prepared.manifest["teacher"]["fingerprint"])
         assets = prepared.assets
         rows = (assets.labelled, assets.unlabelled, assets.augmented)
         plan = finalists.plan(chosen, finalists.fresh_seeds(self.study.seed, seeds), rows)
@@ -313,11 +313,8 @@ class _Confirmation:
 
     def _measure(self, plan: Plan, runs: Sequence[Run], prepared: Prepared, texts: bool) -> None:
         table = self._open(runs)
-        length = self.study.data.max_length
-        pieces = data.tokenise(table, prepared.teacher.tokenizer, length)
         with teacher_progress(self.console) as progress:
-            said = cache.signals(prepared.teacher, pieces, [Need(Signal.LOGITS)], None, progress, max_length=length)
-        taught = np.asarray(said.columns[Need(Signal.LOGITS)].values)
+            taught = prepared.taught(table, progress)
         task, quality, labels = self.study.task, self.quality, table.labels
         trained = {
             (trial, role): complete for trial, roles in plan.items() for role, each in roles.items() if (complete := self._complete(each))

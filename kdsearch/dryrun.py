@@ -21,6 +21,7 @@ from kdsearch.data import Tokens
 from kdsearch.encoder import Encoder
 from kdsearch.prepare import Known
 from kdsearch.searching.view import clock
+from kdsearch.teacher import Plan
 from kdsearch.train import Recipe, Rows, groups, steps_per_epoch
 
 SAMPLES = 6  # students that are really built and stepped, spread over the sizes
@@ -31,7 +32,7 @@ STEPS = 2
 class Estimate:
     """Seconds, from a few real steps on this machine, one thread a trial."""
 
-    teacher: float  # fine-tuning and the pass over all texts, if nothing of it is cached
+    teacher: float  # fine-tuning and the pass over all texts, if nothing of it is cached; of all teachers
     trial: float  # the mean trial over its full budget
     search: float  # all trials, as many at once as this machine has places
 
@@ -57,8 +58,10 @@ def show(study: StudyConfig, console: Console) -> None:
     limits = ", ".join(f"{name} <= {limit:,}" for name, limit in study.search.limits.items()) or "none"
     rows = known.data
     train, validation, parts = known.learnt["train"], known.validation, list(known.learnt.values())
-    plan = cache.plan(prepare.frozen_needs(found.candidates, known.plan.info.layers), parts, known.plan.info, study.cache.max_bytes)
-    stored = plan.bytes + cache.bytes_needed([Need(Signal.LOGITS)], validation, known.plan.info)
+    plan = cache.plan(prepare.frozen_needs(found.candidates, known.info), parts, known.plan.info, study.cache.max_bytes)
+    stored = plan.bytes + cache.bytes_needed(prepare.scored_needs(known), validation, known.plan.info)
+    for other in known.others:
+        stored += cache.bytes_needed([Need(Signal.LOGITS)], [*other.learnt.values(), other.validation], other.plan.info)
     guess = estimate(known, train, parts)
     facts = Table(title=f"study {study.name}", title_justify="left", show_header=False)
     facts.add_row("rows", f"{len(train):,} train, {len(validation):,} validation, {rows.test_rows:,} test (sealed)")
@@ -70,6 +73,8 @@ def show(study: StudyConfig, console: Console) -> None:
     facts.add_row(
         "cache", f"{stored:,} bytes for {len(plan.cached)} signals" + (f"; {len(plan.live)} run live in the trials" if plan.live else "")
     )
+    if known.others:
+        facts.add_row("teachers", f"{1 + len(known.others)}: students learn from the mean of their answers, and start from the first one")
     facts.add_row("teacher", f"about {clock(guess.teacher)}, nothing when it is in the cache")
     facts.add_row("a trial", f"about {clock(guess.trial)}")
     facts.add_row("the search", f"about {clock(guess.search)} for {study.search.trials} trials, without early stopping")
@@ -90,10 +95,12 @@ def estimate(known: Known, train: Tokens, parts: list[Tokens]) -> Estimate:
         rows = Rows(train, labels, pad=0, device=torch.device("cpu"))
         batch = rows.batch(rng.choice(len(train), min(recipe.batch_size, len(train)), replace=False))
         with torch.random.fork_rng(devices=[]):
-            config = known.plan.checkpoint.config
-            config.num_labels = info.labels
-            teacher = Encoder(AutoModelForSequenceClassification.from_config(config)).eval()
-            forward = _seconds(lambda: _forward(teacher, batch))
+            forward = _teacher_step(known.plan, batch)
+            spent = _teacher_seconds(known.plan, parts, forward, recipe.batch_size)
+            for other in known.others:
+                own = list(other.learnt.values())
+                theirs = Rows(own[0], labels, pad=0, device=torch.device("cpu")).batch(batch.example.numpy())
+                spent += _teacher_seconds(other.plan, own, _teacher_step(other.plan, theirs), recipe.batch_size)
             steps = steps_per_epoch(len(train), recipe.batch_size) * study.search.epochs
             by_size = sorted(known.exploration.candidates, key=lambda each: each.params)
             chosen = [by_size[round(at)] for at in np.linspace(0, len(by_size) - 1, min(SAMPLES, len(by_size)))]
@@ -107,12 +114,24 @@ def estimate(known: Known, train: Tokens, parts: list[Tokens]) -> Estimate:
     finally:
         torch.set_num_threads(threads)
     cores = len(os.sched_getaffinity(0))
-    passes = sum(steps_per_epoch(len(part), recipe.batch_size) for part in parts)
-    tuning = known.plan.tuning
-    tuned = 0.0 if tuning is None else 3.0 * forward * steps_per_epoch(len(train), recipe.batch_size) * tuning.epochs
     places = max(1, cores // study.search.resources.cpu)
     speed_up = cores / study.search.resources.cpu  # the teacher has all cores
-    return Estimate((tuned + forward * passes) / speed_up, trial, trial * -(-study.search.trials // places))
+    return Estimate(spent / speed_up, trial, trial * -(-study.search.trials // places))
+
+
+def _teacher_step(plan: Plan, batch: Batch) -> float:
+    """Seconds of a teacher's pass over a batch, with random weights."""
+    config = plan.checkpoint.config
+    config.num_labels = plan.info.labels
+    teacher = Encoder(AutoModelForSequenceClassification.from_config(config)).eval()
+    return _seconds(lambda: _forward(teacher, batch))
+
+
+def _teacher_seconds(plan: Plan, parts: list[Tokens], step: float, batch_size: int) -> float:
+    """Of fine-tuning a teacher and of its pass over all texts. parts: the training rows first."""
+    passes = sum(steps_per_epoch(len(part), batch_size) for part in parts)
+    tuned = 0.0 if plan.tuning is None else 3.0 * steps_per_epoch(len(parts[0]), batch_size) * plan.tuning.epochs
+    return step * (tuned + passes)
 
 
 def _forward(model: nn.Module, batch: Batch) -> None:

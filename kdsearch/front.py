@@ -134,13 +134,15 @@ def document(state: StudyState, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """front.json's content; the same state and manifest give the same bytes.
 
     Args:
-        manifest: of its keys: `name`, the study's; `objectives`, [quality, cost]; `teacher`, {params, bytes, flops, validation, test}.
+        manifest: of its keys: `name`, the study's; `objectives`, [quality, cost]; `teacher`, {params, bytes, flops, validation, test};
+            `teachers`, where there are several: `teacher` is then their mean, with the sizes of all of them.
 
     Returns:
         as in the interface. `validation` holds every metric recorded. `config` is {family, strategy, training}: the fields of the one, of
         the other, and the training knobs. Points stand by cost, then by trial. The hypervolume is on parameters, whatever the cost is.
         `confirmation`, once there was one: how often the test rows were used and how many they are, what the majority class scores there,
         in which share of bootstraps a student must be better to count as better, and the finalists that are not on the front.
+        `teachers`, of a study with several: {source, fingerprint, params, validation} of each, the main one first.
 
     Raises:
         StateError: the manifest lacks a key.
@@ -150,6 +152,7 @@ def document(state: StudyState, manifest: Mapping[str, Any]) -> dict[str, Any]:
         teacher = {**{key: teacher[key] for key in ("params", "bytes", "flops", "validation")}, "test": teacher.get("test")}
         if state.confirmations:
             teacher["test"] = state.confirmations[-1]["teacher"]
+        each = [{key: one[key] for key in ("source", "fingerprint", "params", "validation")} for one in manifest.get("teachers", ())]
     except KeyError as lacking:
         raise StateError(f"manifest.json of {Path(state.where).parent}: lacks {lacking}: restore the file from a copy") from lacking
     front = members(state, objectives)
@@ -158,6 +161,7 @@ def document(state: StudyState, manifest: Mapping[str, Any]) -> dict[str, Any]:
         "study": name,
         "objectives": objectives,
         "teacher": teacher,
+        **({"teachers": each} if each else {}),
         "points": points,
         "hypervolume": hypervolume([(trial.params, trial.scores[objectives[0]]) for trial in front], objectives[0]),
         "trials": state.counts(),

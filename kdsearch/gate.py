@@ -43,23 +43,24 @@ class Evidence:
         return self.gain <= 0 and self.association < 1
 
 
-def align(outputs: Sequence[str], labels: Sequence[str], given: Sequence[str] | None, where: str) -> tuple[int, ...]:
+def align(outputs: Sequence[str], labels: Sequence[str], given: Sequence[str] | None, where: str, key: str = "teacher") -> tuple[int, ...]:
     """Which of the teacher's outputs stands for each label of the data: label i is output order[i].
 
     Args:
         outputs: the names that the teacher's own configuration has, in its order.
         labels: the data's names, in the study's order.
         given: `teacher.labels`, which wins over outputs.
+        key: where the study file has the teacher: teacher, or teacher[1].
 
     Raises:
         InputError: another number of labels, or names that do not match.
     """
     if given is not None and len(given) != len(outputs):
-        raise InputError(f"teacher.labels: {len(given)} names ({_listed(given)}), but the teacher has {len(outputs)} outputs")
+        raise InputError(f"{key}.labels: {len(given)} names ({_listed(given)}), but the teacher has {len(outputs)} outputs")
     if len(outputs) != len(labels):
         raise InputError(
             f"{where}: the teacher has {len(outputs)} labels ({_listed(outputs)}), the data {len(labels)} ({_listed(labels)}): "
-            "give a teacher for these labels, or teacher.finetune: {epochs: 3, lr: 5.0e-5} to tune it for them"
+            f"give a teacher for these labels, or {key}.finetune: {{epochs: 3, lr: 5.0e-5}} to tune it for them"
         )
     numbered = list(labels) == [str(index) for index in range(len(labels))]
     if given is None and all(re.fullmatch(r"LABEL_\d+", name) for name in outputs):
@@ -72,10 +73,10 @@ def align(outputs: Sequence[str], labels: Sequence[str], given: Sequence[str] | 
             return tuple(places[label] for label in wanted)
     if given is None and numbered:
         return tuple(range(len(labels)))
-    key = where if given is None else "teacher.labels"
+    place = where if given is None else f"{key}.labels"
     raise InputError(
-        f"{key}: label names do not match: the teacher has {_listed(names)}; the data has {_listed(labels)}: "
-        "write the data's names, in the teacher's order, under teacher.labels"
+        f"{place}: label names do not match: the teacher has {_listed(names)}; the data has {_listed(labels)}: "
+        f"write the data's names, in the teacher's order, under {key}.labels"
     )
 
 
@@ -87,7 +88,16 @@ def sample(labels: np.ndarray, size: int, seed: int = 0) -> np.ndarray:
 
 
 def check(
-    logits: np.ndarray, targets: np.ndarray, labels: Sequence[str], order: Sequence[int], task: str, where: str, *, tuned: bool, final: bool
+    logits: np.ndarray,
+    targets: np.ndarray,
+    labels: Sequence[str],
+    order: Sequence[int],
+    task: str,
+    where: str,
+    *,
+    tuned: bool,
+    final: bool,
+    key: str = "teacher",
 ) -> Evidence:
     """Hold the teacher's answers against the right ones.
 
@@ -98,6 +108,7 @@ def check(
         order: as `align` gave it, to name the teacher's own order.
         tuned: whether we fine-tuned it just now, which changes the advice.
         final: judge by these rows; without it they are a first look, and only a hopeless teacher is refused.
+        key: where the study file has the teacher: teacher, or teacher[1].
 
     Raises:
         InputError: not finite, permuted labels, no better than the simplest guess, or not beyond noise.
@@ -113,7 +124,7 @@ def check(
         counts = np.bincount(targets, minlength=len(labels))
         correct = predicted == targets
         rowwise, baseline = correct * 1.0 - (targets == counts.argmax()), float(counts.max() / len(targets))
-        _refuse_permuted(predicted, targets, labels, order, baseline, where)
+        _refuse_permuted(predicted, targets, labels, order, baseline, where, key)
     gain, noise = _mean(rowwise)
     found = Evidence(metrics.scores(task, logits, targets), baseline, gain, noise, len(targets))
     if not found.hopeless and not (final and (gain <= 0 or not found.learnt)):
@@ -125,7 +136,7 @@ def check(
         what += f" ({baseline:.4g}; correlation {found.scores['pearson']:.2f})"
         if found.association > CLEARLY:
             advice = (
-                "it answers on another scale than the labels: bring them to its scale, or set teacher.finetune: {epochs: 3, lr: 5.0e-5}"
+                f"it answers on another scale than the labels: bring them to its scale, or set {key}.finetune: {{epochs: 3, lr: 5.0e-5}}"
             )
     else:
         what = f"accuracy {found.scores['accuracy']:.3f} on {len(targets):,} validation rows, {against} always saying "
@@ -134,7 +145,7 @@ def check(
 
 
 def _refuse_permuted(
-    predicted: np.ndarray, targets: np.ndarray, labels: Sequence[str], order: Sequence[int], baseline: float, where: str
+    predicted: np.ndarray, targets: np.ndarray, labels: Sequence[str], order: Sequence[int], baseline: float, where: str, key: str
 ) -> None:
     confusion = np.zeros((len(labels), len(labels)), np.int64)
     np.add.at(confusion, (predicted, targets), 1)
@@ -148,7 +159,7 @@ def _refuse_permuted(
         theirs[output] = labels[meant[place]]
     raise InputError(
         f"{where}: the teacher's labels are in another order than its names say: accuracy {(predicted == targets).mean():.3f} as they are, "
-        f"{reassigned.mean():.3f} when reassigned. Under teacher, write\n  labels: {json.dumps(theirs, ensure_ascii=False)}"
+        f"{reassigned.mean():.3f} when reassigned. Under {key}, write\n  labels: {json.dumps(theirs, ensure_ascii=False)}"
     )
 
 

@@ -47,6 +47,19 @@ def soft_loss(student: Tensor, teacher: Tensor, temperature: float | None, form:
     raise ValueError(f"no form {form!r} (direction {direction!r}): {', '.join(FORMS)}; symmetric needs a direction")
 
 
+def mixture(teachers: Tensor, weights: Tensor, temperature: float = 1.0) -> Tensor:
+    """The logits (B, C) whose softmax(z/T) is the weighted mean of several teachers' softmax(z/T); of a regression the weighted mean.
+
+    Args:
+        teachers: logits (K, B, C).
+        weights: (K,), with sum 1.
+    """
+    if teachers.shape[-1] == 1:
+        return (weights[:, None, None] * teachers).sum(0)
+    said = F.log_softmax(teachers / temperature, -1)
+    return temperature * (weights.log()[:, None, None] + said).logsumexp(0)
+
+
 def blend(soft: Tensor, hard: Tensor, alpha: float) -> dict[str, Tensor]:
     """alpha * soft + (1 - alpha) * hard, as two terms. A term with no weight is left out: alpha = 0 is the control, to the last bit."""
     terms = {}
@@ -82,4 +95,4 @@ def scaled_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
     return F.mse_loss(mine, theirs) if mask is None else masked_mse(mine, theirs, mask)
 
 
-__all__ = ["FORMS", "blend", "logit_terms", "masked_mse", "scaled_mse", "soft_loss", "token_mean"]
+__all__ = ["FORMS", "blend", "logit_terms", "masked_mse", "mixture", "scaled_mse", "soft_loss", "token_mean"]

@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch import cache, cost, data, plugins, teacher, vocabulary
+from kdsearch import cache, cost, data, ensemble, io, metrics, plugins, shared_start, teacher, vocabulary
 from kdsearch.api import Family, ModelInfo, Need, Signal, TeacherRole
-from kdsearch.assets import Assets, Part
+from kdsearch.assets import Assets, Part, Several
 from kdsearch.augment import augment
-from kdsearch.cache import Progress
+from kdsearch.cache import Progress, Signals
 from kdsearch.config import StudyConfig
 from kdsearch.data import Data, Table, Tokens
 from kdsearch.encoder import Encoder
+from kdsearch.ensemble import Other
+from kdsearch.errors import InputError
 from kdsearch.plugins import Plugins
 from kdsearch.private_teacher import split_state
 from kdsearch.searching.candidates import Candidate
@@ -26,6 +28,7 @@ from kdsearch.searching.explore import Exploration, explore
 from kdsearch.teacher import Teacher
 from kdsearch.vocabulary import Vocabulary
 
+_LOGITS = Need(Signal.LOGITS)
 _VERSIONS = ("kdsearch", "torch", "transformers", "ray", "optuna", "numpy")
 
 
@@ -43,6 +46,7 @@ class Known:
     pieces: np.ndarray  # the teacher's ids in the order in which pruned vocabularies keep them
     info: ModelInfo  # the teacher's, with the vocabularies that students may have
     exploration: Exploration
+    others: tuple[Other, ...] = ()  # the teachers beside the main one, which all of the above is about
 
     def price(self, family: Family) -> cost.Cost:
         """Exact costs of a student; FLOPs of one text of data.max_length tokens."""
@@ -54,12 +58,27 @@ class Prepared:
     """All that trials need, and what is told of where it came from."""
 
     known: Known
-    teacher: Teacher
+    teachers: tuple[Teacher, ...]  # the main one first
     assets: Assets
     manifest: dict[str, Any]
-    forwards: int  # rows that the teacher was run on now; 0 when the cache had everything
-    seconds: float  # that the teacher took: fine-tuning, gate and signals
+    forwards: int  # rows that the teachers were run on now; 0 when the cache had everything
+    seconds: float  # that the teachers took: fine-tuning, gate and signals; and the shared start
     notes: tuple[str, ...]
+
+    @property
+    def teacher(self) -> Teacher:
+        """The main one."""
+        return self.teachers[0]
+
+    def taught(self, table: Table, progress: Progress | None = None) -> np.ndarray:
+        """(N, C) what students are held against on any rows: the teacher's logits, those of the mean where there are several."""
+        length = self.known.config.data.max_length
+        said = []
+        for place, one in enumerate(self.teachers):
+            told = ensemble.numbered(progress, place, len(self.teachers))
+            tokens = data.tokenise(table, one.tokenizer, length)
+            said.append(cache.signals(one, tokens, [_LOGITS], None, told, max_length=length).columns[_LOGITS].values)
+        return ensemble.mean(said)
 
     @property
     def object_bytes(self) -> int:
@@ -68,7 +87,11 @@ class Prepared:
         tokens = [self.assets.learnt.tokens, self.assets.validation.tokens]
         for pruned in self.assets.vocabularies.values():
             tokens += [pruned.learnt, pruned.validation]
+        for shipped in self.assets.shared.values():
+            total += sum(array.nbytes for array in shipped.weights.values())
         total += sum(each.ids.nbytes + each.offsets.nbytes for each in tokens)
+        if self.assets.several is not None:
+            total += self.assets.several.nbytes
         return total + sum(column.nbytes for part in (self.assets.learnt, self.assets.validation) for column in part.signals.values())
 
 
@@ -80,6 +103,7 @@ def inspect(study: StudyConfig) -> Known:
         EnvironmentProblem: an extra is not installed.
     """
     loaded = plugins.load(study.space.families, study.space.strategies, study.plugins)
+    _refuse_without_several(study, loaded)
     rows = data.load(study)
     plan = teacher.inspect(study, rows)
     length = study.data.max_length
@@ -87,60 +111,81 @@ def inspect(study: StudyConfig) -> Known:
     if rows.unlabelled is not None:
         tables["unlabelled"] = rows.unlabelled
     learnt = {name: data.tokenise(table, plan.tokenizer, length) for name, table in tables.items()}
+    others = ensemble.inspect(study, rows, tables)
     pieces, minimum = vocabulary.order(plan.tokenizer, list(learnt.values()))
-    info = replace(plan.info, vocabularies=vocabulary.sizes(pieces, minimum))
+    shared = study.space.shared_start > 0
+    info = replace(plan.info, vocabularies=vocabulary.sizes(pieces, minimum), teachers=len(study.teachers), shared=shared)
+    if shared:
+        shared_start.asking(loaded.families, info)
     explored = explore(study, loaded, info, price=lambda family: cost.price(family, info, length))
     validation = data.tokenise(rows.validation, plan.tokenizer, length)
-    return Known(study, loaded, rows, plan, tables, learnt, validation, pieces, info, explored)
+    return Known(study, loaded, rows, plan, tables, learnt, validation, pieces, info, explored, others)
 
 
-def frozen_needs(candidates: Iterable[Candidate], layers: int) -> list[Need]:
+def _refuse_without_several(study: StudyConfig, loaded: Plugins) -> None:
+    for name in study.space.strategies:
+        if loaded.strategies[name].each_teacher and len(study.teachers) == 1:
+            raise InputError(
+                f"space.strategies: {name!r} learns from each of several teachers, and this study has one: leave it out, or give more, "
+                "as in teacher: [{preset: minilm}, {model: PATH_OR_HUB_ID}]"
+            )
+
+
+def frozen_needs(candidates: Iterable[Candidate], teacher: ModelInfo) -> list[Need]:
     """The signals of a frozen teacher, the most often asked for first: the cache's budget goes to them in this order.
 
-    Those that frozen strategies declare, and the states below the layers that joint ones tune.
+    Those that frozen strategies declare, the states below the layers that joint ones tune, and what a super-student learns from.
     """
-    asked: Counter[Need] = Counter()
+    asked: Counter[Need] = Counter(shared_start.NEEDS if teacher.shared else ())
     for candidate in candidates:
         if candidate.strategy.teacher is TeacherRole.FROZEN:
             asked.update(candidate.strategy.teacher_needs())
         elif candidate.strategy.teacher is TeacherRole.JOINT:
-            asked[split_state(layers, candidate.strategy.teacher_tuning())] += 1
+            asked[split_state(teacher.layers, candidate.strategy.teacher_tuning())] += 1
     return [need for need, _ in asked.most_common()]
 
 
+def scored_needs(known: Known) -> list[Need]:
+    """The signals of the validation rows, which are scored and never learnt from: logits, and the states from which joint training's copy of the
+    teacher can be scored by its tuned layers alone, where the cache has room for them of the training rows too."""
+    study, candidates = known.config, known.exploration.candidates
+    joint = [each.strategy for each in candidates if each.strategy.teacher is TeacherRole.JOINT]
+    states = {split_state(known.info.layers, strategy.teacher_tuning()) for strategy in joint}
+    kept = cache.plan(frozen_needs(candidates, known.info), list(known.learnt.values()), known.info, study.cache.max_bytes).cached
+    return [_LOGITS, *(need for need in kept if need in states)]
+
+
 def prepare(known: Known, progress: Progress | None = None) -> Prepared:
-    """Get the teacher past the gate, run it where the cache lacks its signals, and put the assets together.
+    """Get every teacher past the gate, run it where the cache lacks its signals, and put the assets together.
 
     Raises:
-        InputError: the gate refuses the teacher.
+        InputError: the gate refuses a teacher.
         EnvironmentProblem: the cache cannot be written.
     """
     study, rows = known.config, known.data
-    found = teacher.resolve(study, rows, progress, plan=known.plan)
+    judged = scored_needs(known)
+    teachers = ensemble.resolve(study, rows, [known.plan, *(other.plan for other in known.others)], progress, needs=judged)
+    found, told = teachers[0], ensemble.numbered(progress, 0, len(teachers))
     length = study.data.max_length
     tables, texts = dict(known.tables), dict(known.learnt)
     if study.data.augment:
         words = found.model.get_input_embeddings().weight
         tables["augmented"] = augment(rows.train, study.data.augment, found.tokenizer, words, study.data.split_seed)
         texts["augmented"] = data.tokenise(tables["augmented"], found.tokenizer, length)
-    wanted = cache.plan(
-        frozen_needs(known.exploration.candidates, found.info.layers), list(texts.values()), found.info, study.cache.max_bytes
-    )
-    learnt = {name: cache.signals(found, tokens, wanted.cached, None, progress, max_length=length) for name, tokens in texts.items()}
-    # Validation is scored, never learnt from: its logits are all that is asked of the teacher there.
-    scored = cache.signals(found, known.validation, [Need(Signal.LOGITS)], None, progress, max_length=length)
-    notes = list(found.notes)
+    wanted = cache.plan(frozen_needs(known.exploration.candidates, known.info), list(texts.values()), found.info, study.cache.max_bytes)
+    learnt = {name: cache.signals(found, tokens, wanted.cached, None, told, max_length=length, fast=True) for name, tokens in texts.items()}
+    scored = cache.signals(found, known.validation, judged, None, told, max_length=length)
+    notes = [note for one in teachers for note in one.notes]
     if wanted.live:
         asked = ", ".join(f"{need.signal} {need.layer}" for need in wanted.live)
         notes.append(f"not cached, the teacher runs in the trials that ask for them: {asked}")
     passes = [*learnt.values(), scored]
-    for each in passes:
-        notes += each.notes
     parts = [Part(tokens, tables[name].labels, learnt[name].arrays) for name, tokens in texts.items()]
     assets = Assets(
         task=study.task,
+        quality=study.search.objectives[0],
         labels=rows.labels,
-        info=replace(found.info, vocabularies=known.info.vocabularies),
+        info=replace(found.info, vocabularies=known.info.vocabularies, teachers=len(teachers), shared=known.info.shared),
         max_length=length,
         pad=found.tokenizer.pad_token_id or 0,
         learnt=_joined(parts),
@@ -155,10 +200,71 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
         vocabularies=_vocabularies(known, found, tables),
         plugins=known.plugins.shipped(),
     )
-    forwards = found.forwards + sum(each.forwards for each in passes)
-    seconds = found.seconds + sum(each.seconds for each in passes)
+    if known.others:
+        assets, heard, advice = _with_others(assets, known, teachers, tables, progress)
+        passes += heard
+        notes += advice
+    for each in passes:
+        notes += each.notes
+    shared = {}
+    if known.info.shared:
+        for family in shared_start.asking(known.plugins.families, known.info):
+            shared[family.name] = made = shared_start.make(assets, family, study.space.shared_start, progress)
+            how = "found in the cache; making it took" if made.reused else "made in"
+            notes += [
+                *made.notes,
+                f"shared start of {family.name}, {made.shapes} shapes, {made.params:,} params: {how} {made.seconds:.0f} s",
+            ]
+        assets = replace(assets, shared={name: made.model for name, made in shared.items()})
+    forwards = sum(one.forwards for one in teachers) + sum(each.forwards for each in passes)
+    seconds = sum(one.seconds for one in teachers) + sum(each.seconds for each in passes)
+    seconds += sum(made.seconds for made in shared.values() if not made.reused)
     stored = sum(each.bytes for each in passes)
-    return Prepared(known, found, assets, _manifest(known, found, assets, stored), forwards, seconds, tuple(notes))
+    manifest = _manifest(known, teachers, assets, stored)
+    if shared:
+        manifest["shared_start"] = {
+            name: {"params": made.params, "shapes": made.shapes, "seconds": made.seconds, "fingerprint": made.model.fingerprint}
+            for name, made in shared.items()
+        }
+    return Prepared(known, teachers, assets, manifest, forwards, seconds, tuple(notes))
+
+
+def _with_others(
+    assets: Assets, known: Known, teachers: tuple[Teacher, ...], tables: Mapping[str, Table], progress: Progress | None
+) -> tuple[Assets, list[Signals], list[str]]:
+    """Put the mean of all teachers' answers in the place of the main one's logits.
+
+    Returns:
+        the assets; what the others said, part by part; and notes for the user.
+    """
+    study, length = known.config, known.config.data.max_length
+    learnt, validation = [assets.learnt.signals[_LOGITS]], [assets.validation.signals[_LOGITS]]
+    heard = []
+    for place, (one, other) in enumerate(zip(teachers[1:], known.others, strict=True), start=1):
+        texts = list(other.learnt.values())
+        if "augmented" in tables:
+            spelt = ensemble.respelt(tables["augmented"], teachers[0].tokenizer, one.tokenizer)
+            texts.append(data.tokenise(spelt, one.tokenizer, length))
+        told = ensemble.numbered(progress, place, len(teachers))
+        said = [cache.signals(one, tokens, [_LOGITS], None, told, max_length=length, fast=True) for tokens in texts]
+        said.append(cache.signals(one, other.validation, [_LOGITS], None, told, max_length=length))
+        heard += said
+        *of_learnt, of_validation = (each.columns[_LOGITS].values for each in said)
+        learnt.append(np.concatenate(of_learnt))
+        validation.append(of_validation)
+    asked = any(known.plugins.strategies[name].each_teacher for name in study.space.strategies)
+    several = Several(np.stack(learnt) if asked else None, np.stack(validation))
+    keys = [known.plan.key, *(other.plan.key for other in known.others)]
+    advice = ensemble.advice(several.validation, assets.validation.labels, study.task, study.search.objectives[0], keys)
+    found = replace(
+        assets, learnt=_with_logits(assets.learnt, learnt), validation=_with_logits(assets.validation, validation), several=several
+    )
+    return found, heard, [] if advice is None else [advice]
+
+
+def _with_logits(part: Part, said: list[np.ndarray]) -> Part:
+    """A part with the mean of what several teachers said of it. said: (N, C) each."""
+    return replace(part, signals={**part.signals, _LOGITS: ensemble.mean(said)})
 
 
 def _joined(parts: list[Part]) -> Part:
@@ -186,8 +292,40 @@ def _vocabularies(known: Known, found: Teacher, tables: Mapping[str, Table]) -> 
     return made
 
 
-def _manifest(known: Known, found: Teacher, prepared: Assets, cached_bytes: int) -> dict[str, Any]:
+def _facts(found: Teacher, max_length: int) -> dict[str, Any]:
+    """What the manifest says of a teacher."""
+    return {
+        "source": found.source,
+        "fingerprint": found.fingerprint,
+        "tokenizer": found.tokenizer_hash,
+        "tuned": found.tuned,
+        "params": sum(parameter.numel() for parameter in found.model.parameters()),
+        "bytes": cost.safetensors_bytes(found.model.state_dict()),
+        "flops": cost.counted_flops(Encoder(found.model), found.model, max_length),
+        "validation": found.validation,
+        "baseline": found.baseline,
+    }
+
+
+def _as_one(facts: list[dict[str, Any]], validation: dict[str, float]) -> dict[str, Any]:
+    """Several teachers as the one that their mean is: it takes all of them to answer. validation: the mean's scores there."""
+    return {
+        **facts[0],
+        "source": f"the mean of {', '.join(each['source'] for each in facts)}",
+        "fingerprint": io.digest(*(each["fingerprint"] for each in facts)),
+        "tuned": any(each["tuned"] for each in facts),
+        **{size: sum(each[size] for each in facts) for size in ("params", "bytes", "flops")},
+        "validation": validation,
+    }
+
+
+def _manifest(known: Known, teachers: tuple[Teacher, ...], prepared: Assets, cached_bytes: int) -> dict[str, Any]:
     study, rows = known.config, known.data
+    facts = [_facts(one, study.data.max_length) for one in teachers]
+    whole, several = facts[0], {}
+    if len(facts) > 1:
+        mean = metrics.scores(study.task, np.asarray(prepared.validation.signals[_LOGITS]), prepared.validation.labels)
+        whole, several = _as_one(facts, mean), {"teachers": facts}
     return {
         "name": study.name,
         "objectives": list(study.search.objectives),
@@ -208,17 +346,7 @@ def _manifest(known: Known, found: Teacher, prepared: Assets, cached_bytes: int)
             "dropped": dict(rows.dropped),
             "labels": list(rows.labels),
         },
-        "teacher": {
-            "source": found.source,
-            "fingerprint": found.fingerprint,
-            "tokenizer": found.tokenizer_hash,
-            "tuned": found.tuned,
-            "params": sum(parameter.numel() for parameter in found.model.parameters()),
-            "bytes": cost.safetensors_bytes(found.model.state_dict()),
-            "flops": cost.counted_flops(Encoder(found.model), found.model, study.data.max_length),
-            "validation": found.validation,
-            "baseline": found.baseline,
-            "test": None,
-        },
+        "teacher": {**whole, "test": None},
+        **several,
         "cache": {"bytes": cached_bytes},
     }

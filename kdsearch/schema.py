@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from kdsearch.errors import InputError
@@ -202,6 +202,26 @@ class TeacherConfig(_Section):
         return self
 
 
+_TEACHERS = TypeAdapter(Annotated[tuple[TeacherConfig, ...], Field(strict=False)])
+
+
+def _teachers(value: Any) -> Any:
+    """One teacher or a list of them; a list of one is that one, so that both write the same study."""
+    if isinstance(value, TeacherConfig):
+        return value
+    if isinstance(value, Mapping):
+        return TeacherConfig.model_validate(dict(value))
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{shown(value)} is not a group of keys, nor a list of such groups")
+    if not value:
+        raise ValueError("empty: it needs at least one entry")
+    found = _TEACHERS.validate_python(value)
+    for place, one in enumerate(found):
+        if one in found[:place]:
+            raise _problem(f"the same as teacher[{found.index(one)}]: leave one of them out", str(place))
+    return found[0] if len(found) == 1 else found
+
+
 class KnobOverride(_Section):
     """What a study may say of a knob besides a single value: a range, open at either end, or choices."""
 
@@ -234,6 +254,7 @@ class SpaceConfig(_Section):
     families: Names = ("transformer",)  # whether there are such plugins is for kdsearch.plugins to say
     strategies: Names = ("hard", "logit", "feature", "joint")
     knobs: dict[str, Annotated[Any, AfterValidator(_knob)]] = {}
+    shared_start: Annotated[float, Field(ge=0, le=100)] = 0.0  # epochs over all text that a super-student trains, once; 0: there is none
 
 
 class Limits(_Section):
@@ -296,12 +317,17 @@ class StudyConfig(_Section):
     seed: Seed = 0
     task: Literal["classification", "regression"] = "classification"
     data: DataConfig
-    teacher: TeacherConfig
+    teacher: Annotated[TeacherConfig | tuple[TeacherConfig, ...], BeforeValidator(_teachers)]  # the first of several is the main one
     space: SpaceConfig = SpaceConfig()
     search: SearchConfig = SearchConfig()
     confirm: ConfirmConfig = ConfirmConfig()
     cache: CacheConfig = CacheConfig()
     plugins: Annotated[tuple[PathText, ...], Field(strict=False), AfterValidator(_unique)] = ()
+
+    @property
+    def teachers(self) -> tuple[TeacherConfig, ...]:
+        """All of them, the main one first."""
+        return self.teacher if isinstance(self.teacher, tuple) else (self.teacher,)
 
     @model_validator(mode="before")
     @classmethod
@@ -319,8 +345,10 @@ class StudyConfig(_Section):
         known = CLASSIFICATION_METRICS if self.task == "classification" else REGRESSION_METRICS
         if quality not in known:
             raise _problem(f"{quality!r} does not fit task: {self.task}: write [{' | '.join(known)}, {cost}]", "search", "objectives")
-        if self.task == "regression" and self.teacher.labels is not None:
-            raise _problem("a regression has no label names: leave it out", "teacher", "labels")
+        for place, one in enumerate(self.teachers):
+            if self.task == "regression" and one.labels is not None:
+                where = ("teacher", str(place)) if len(self.teachers) > 1 else ("teacher",)
+                raise _problem("a regression has no label names: leave it out", *where, "labels")
         if self.task == "regression" and self.data.preset is not None:
             raise _problem(f"{self.data.preset} is a classification: set task: classification", "data", "preset")
         return self

@@ -210,7 +210,7 @@ class _PrefixedSpace(Space):
         return global_knob(self._knobs, self._draw, "alpha")
 
 
-OPT_IN = ("dropout", "label_smoothing", "weight_decay", "layer_decay")  # drawn only where the study file names them
+OPT_IN = ("dropout", "label_smoothing", "weight_decay", "layer_decay", "patience")  # drawn only where the study file names them
 
 # name -> default range, log scale, and what an override may at most ask for
 _GLOBAL = {
@@ -223,6 +223,7 @@ _GLOBAL = {
     "label_smoothing": ((0.0, 0.2), False, (0.0, 0.9)),
     "weight_decay": ((0.0, 0.1), False, (0.0, 1.0)),
     "layer_decay": ((0.7, 1.0), False, (0.1, 1.0)),
+    "patience": ((0.1, 0.5), False, (0.05, 1.0)),
 }
 
 

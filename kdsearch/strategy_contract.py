@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kdsearch.api import Batch, ModelInfo, Need, Outputs, Signal, Strategy, TeacherRole, UndeclaredSignal
 from kdsearch.contract_checks import RecordedDraw, close, options_left, require, seeded, skip
 from kdsearch.encoder import Encoder
+from kdsearch.losses import mixture
 from kdsearch.plugin_classes import construct, dump
 from kdsearch.space import Knobs
 from kdsearch.tiny import eight_sentences, reordered, tiny_info, tiny_teacher, unlabelled
@@ -26,9 +27,10 @@ _TOKEN_LEVEL = {Signal.HIDDEN: (1,), Signal.ATTENTION: (2, 3), Signal.VALUES: (2
 
 @dataclass(frozen=True)
 class _Pair:
-    """A teacher and a student that strategies are tried on."""
+    """A teacher and a student that strategies are tried on, and a second teacher for those that read each one's answer."""
 
     teacher: Encoder
+    second: Encoder
     student: Encoder
     teacher_info: ModelInfo
     student_info: ModelInfo
@@ -45,7 +47,9 @@ class _Pair:
 def _pair(layers: int, hidden: int, labels: int = 3, seed: int = 1) -> _Pair:
     teacher = tiny_teacher(labels=labels)
     student = tiny_teacher(layers=layers, hidden=hidden, labels=labels, seed=seed)
-    return _Pair(Encoder(teacher), Encoder(student), tiny_info(teacher), tiny_info(student), labels)
+    second = tiny_teacher(layers=1, labels=labels, seed=2)
+    info = replace(tiny_info(teacher), teachers=2)
+    return _Pair(Encoder(teacher), Encoder(second), Encoder(student), info, tiny_info(student), labels)
 
 
 def _smaller() -> _Pair:
@@ -118,7 +122,11 @@ class StrategyContract:
         if strategy.teacher is TeacherRole.ABSENT:
             return None
         with torch.set_grad_enabled(strategy.teacher is TeacherRole.JOINT):
-            return _show(pair.teacher, batch, strategy.teacher_needs())
+            shown = _show(pair.teacher, batch, strategy.teacher_needs())
+            if not strategy.each_teacher:
+                return shown
+            each = torch.stack([shown.logits, _show(pair.second, batch, (Need(Signal.LOGITS),)).logits])
+            return Outputs(mixture(each, torch.full((2,), 0.5)), shown.layered, each)
 
     def _terms(
         self,
@@ -335,9 +343,8 @@ class StrategyContract:
                     for need in needs if outputs is not None else ():
                         if need.layer is None or outputs is None:
                             continue
-                        less = Outputs(
-                            outputs.logits, {key: each for key, each in outputs.layered.items() if key != (need.signal, need.layer)}
-                        )
+                        kept = {key: each for key, each in outputs.layered.items() if key != (need.signal, need.layer)}
+                        less = Outputs(outputs.logits, kept, outputs.teachers)
                         both = (less, teacher) if side == "student" else (student, less)
                         require(
                             any(self._misses(strategy, pair, both, batch, progress) for progress in _PROGRESS),
@@ -412,7 +419,8 @@ def _gradient(module: nn.Module) -> float:
 
 
 def _tensors(outputs: Outputs) -> list[tuple[str, Tensor]]:
-    return [("logits", outputs.logits), *((f"{signal} of layer {layer}", each) for (signal, layer), each in outputs.layered.items())]
+    each = [] if outputs.teachers is None else [("each teacher's logits", outputs.teachers)]
+    return [("logits", outputs.logits), *each, *((f"{signal} of layer {layer}", each) for (signal, layer), each in outputs.layered.items())]
 
 
 def _as_cached(outputs: Outputs, mask: Tensor) -> Outputs:
@@ -425,4 +433,4 @@ def _as_cached(outputs: Outputs, mask: Tensor) -> Outputs:
             shape[0], shape[dimension] = mask.shape
             kept = kept * mask.reshape(shape)
         layered[signal, layer] = torch.from_numpy(kept.numpy().astype("float32"))
-    return Outputs(torch.from_numpy(outputs.logits.detach().numpy().astype("float32")), layered)
+    return Outputs(torch.from_numpy(outputs.logits.detach().numpy().astype("float32")), layered, outputs.teachers)

@@ -192,16 +192,19 @@ def _tell_teacher(console: Console, prepared: Prepared) -> None:
     for note in prepared.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     quality = prepared.known.config.search.objectives[0]
-    teacher = prepared.teacher
-    how = "fine-tuned" if teacher.tuned and not teacher.reused else "reused" if teacher.reused else "loaded"
-    console.print(
-        f"teacher {how}: {prepared.manifest['teacher']['params']:,} params, {quality} {teacher.validation[quality]:.4f} on validation; "
-        f"ran on {prepared.forwards:,} texts now ({prepared.seconds:.0f} s)",
-        highlight=False,
-        soft_wrap=True,
-    )
+    whole, several = prepared.manifest["teacher"], prepared.manifest.get("teachers", [])
+    lines = []
+    for place, (teacher, facts) in enumerate(zip(prepared.teachers, several or [whole], strict=True)):
+        how = "fine-tuned" if teacher.tuned and not teacher.reused else "reused" if teacher.reused else "loaded"
+        which = f"teacher[{place}]" if several else "teacher"
+        lines.append(f"{which} {how}: {facts['params']:,} params, {quality} {teacher.validation[quality]:.4f} on validation")
+    if several:
+        lines.append(f"the mean of {len(several)} teachers: {whole['params']:,} params, {quality} {whole['validation'][quality]:.4f}")
+    lines[-1] += f"; ran on {prepared.forwards:,} texts now ({prepared.seconds:.0f} s)"
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
     trials = prepared.known.config.search.trials
-    for line in statistics.foresight(len(prepared.known.data.validation), trials, teacher.validation[quality], quality):
+    for line in statistics.foresight(len(prepared.known.data.validation), trials, whole["validation"][quality], quality):
         console.print(f"note: {line}", highlight=False, soft_wrap=True)
 
 

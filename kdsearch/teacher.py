@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,14 +17,15 @@ from kdsearch import cache, checkpoint, encoder, gate, io
 from kdsearch.api import ModelInfo, Need, Signal
 from kdsearch.cache import Progress
 from kdsearch.checkpoint import Checkpoint
-from kdsearch.config import FineTune, StudyConfig
+from kdsearch.config import FineTune, StudyConfig, TeacherConfig
 from kdsearch.data import Data, Table, tokenise
 from kdsearch.errors import InputError
-from kdsearch.train import NotFinite, Recipe, Rows, fit, groups
+from kdsearch.train import NotFinite, Recipe, Rows, default_device, fast_bfloat16, fit, groups, mixed
 
 RECORD = "kdsearch-teacher.json"  # in a folder that we tuned: what it was tuned from and on
 TUNING = 1  # version of the fine-tuning: raise it when the same inputs give another teacher
 SEED = 0  # a teacher does not depend on the search's seed, so that every search on the same data shares it
+_LOGITS = Need(Signal.LOGITS)
 FIRST_LOOK, SECOND_LOOK = 256, 512  # validation rows after which a teacher may be refused, so that a hopeless one costs seconds
 
 
@@ -53,8 +52,9 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done to get the teacher, known from files alone."""
+    """What will be done to get a teacher, known from files alone."""
 
+    key: str  # where the study file has it: teacher, or teacher[1] where there are several
     checkpoint: Checkpoint
     info: ModelInfo
     tokenizer: PreTrainedTokenizerFast
@@ -62,35 +62,42 @@ class Plan:
     tuning: FineTune | None
 
 
-def inspect(config: StudyConfig, data: Data) -> Plan:
-    """Everything about the teacher that its files can tell, checked; no weight is loaded.
+def inspect(config: StudyConfig, data: Data, place: int = 0) -> Plan:
+    """Everything about a teacher that its files can tell, checked; no weight is loaded.
+
+    place: which of the study's teachers, the main one being the first.
 
     Raises:
         InputError: the folder, its labels, its tokenizer or its length do not fit, or it was tuned by us on another split.
         EnvironmentProblem: the preset's package is not installed.
     """
-    folder, where = checkpoint.find(config.teacher.model, config.teacher.preset)
+    asked, key = config.teachers[place], f"teacher[{place}]" if len(config.teachers) > 1 else "teacher"
+    folder, where = checkpoint.find(asked.model, asked.preset, key)
     found = checkpoint.inspect(folder, where)
-    tuning = _tuning(config, found)
+    tuning = _tuning(asked, found, key)
     order = None
     if found.classifier:
-        order = _order(config, data, found, must_fit=tuning is None)
-    elif config.teacher.labels is not None:
-        raise InputError("teacher.labels: a backbone has no label names yet: leave it out")
+        order = _order(asked, data, found, key, must_fit=tuning is None)
+    elif asked.labels is not None:
+        raise InputError(f"{key}.labels: a backbone has no label names yet: leave it out")
     info = replace(encoder.info(found.config, data.task), labels=len(data.labels) or 1)
     if config.data.max_length > info.positions:
-        raise InputError(f"data.max_length: {config.data.max_length} is more than the {info.positions} tokens that the teacher reads")
+        which = "the teacher" if key == "teacher" else key
+        raise InputError(f"data.max_length: {config.data.max_length} is more than the {info.positions} tokens that {which} reads")
     tokenizer = checkpoint.load_tokenizer(found, info.positions)
     _refuse_other_split(found, tokenizer, data)
-    return Plan(found, info, tokenizer, order, tuning)
+    return Plan(key, found, info, tokenizer, order, tuning)
 
 
-def resolve(config: StudyConfig, data: Data, progress: Progress | None = None, *, plan: Plan | None = None) -> Teacher:
-    """Load or fine-tune the study's teacher and let it pass the gate. Its validation logits are in the cache afterwards.
+def resolve(
+    config: StudyConfig, data: Data, progress: Progress | None = None, *, plan: Plan | None = None, needs: Sequence[Need] = (_LOGITS,)
+) -> Teacher:
+    """Load or fine-tune a teacher and let it pass the gate. Its validation logits are in the cache afterwards.
 
     Args:
         progress: called with what is being done, units done and units in all.
-        plan: what `inspect` gave for this study, where it was called before.
+        needs: what else will be asked of it on the validation rows, which then are run through it once for all.
+        plan: what `inspect` gave for this study and teacher; default the main one's.
 
     Raises:
         InputError: as `inspect`; or the teacher is no better than the simplest guess, has its labels permuted, or diverged in fine-tuning.
@@ -126,7 +133,7 @@ def resolve(config: StudyConfig, data: Data, progress: Progress | None = None, *
         forwards=0,
         notes=notes,
     )
-    return replace(_through_gate(teacher, order, config, data, progress), seconds=time.monotonic() - begun)
+    return replace(_through_gate(teacher, order, plan.key, config, data, progress, needs), seconds=time.monotonic() - begun)
 
 
 def fingerprint(model: PreTrainedModel, labels: Sequence[str]) -> str:
@@ -134,31 +141,30 @@ def fingerprint(model: PreTrainedModel, labels: Sequence[str]) -> str:
     return io.digest(io.canonical(_deciding(model.config)), io.canonical(list(labels)), *_weight_parts(model))
 
 
-def _tuning(config: StudyConfig, found: Checkpoint) -> FineTune | None:
-    asked = config.teacher.finetune
-    if isinstance(asked, FineTune):
-        return asked
+def _tuning(asked: TeacherConfig, found: Checkpoint, key: str) -> FineTune | None:
+    if isinstance(asked.finetune, FineTune):
+        return asked.finetune
     if found.classifier:
         return None
-    if asked == "never":
+    if asked.finetune == "never":
         raise InputError(
-            f"{found.where}: a backbone without a trained head, and teacher.finetune is never: give a classifier, or let finetune be auto"
+            f"{found.where}: a backbone without a trained head, and {key}.finetune is never: give a classifier, or let finetune be auto"
         )
     return FineTune()
 
 
-def _order(config: StudyConfig, data: Data, found: Checkpoint, *, must_fit: bool) -> tuple[int, ...] | None:
+def _order(asked: TeacherConfig, data: Data, found: Checkpoint, key: str, *, must_fit: bool) -> tuple[int, ...] | None:
     try:
         if data.task == "regression":
             if len(found.labels) != 1:
                 raise InputError(
                     f"{found.where}: the teacher has {len(found.labels)} labels, but a regression needs one number: give a teacher for it, "
-                    "or teacher.finetune: {epochs: 3, lr: 5.0e-5} to tune it for that"
+                    f"or {key}.finetune: {{epochs: 3, lr: 5.0e-5}} to tune it for that"
                 )
             return (0,)
-        return gate.align(found.labels, data.labels, config.teacher.labels, found.where)
+        return gate.align(found.labels, data.labels, asked.labels, found.where, key)
     except InputError:
-        if must_fit or config.teacher.labels is not None:
+        if must_fit or asked.labels is not None:
             raise
         return None
 
@@ -200,27 +206,23 @@ def _tuned(
         "backbone_weights": plan.checkpoint.digest(),
         "tokenizer": checkpoint.tokenizer_hash(plan.tokenizer),
     }
+    if fast_bfloat16(default_device()):
+        decided["precision"] = "bfloat16"
     folder = cache.cache_root() / "teachers" / io.digest(io.canonical(decided))
-    with cache.writing():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        waiting = "waiting for another process that fine-tunes the same teacher"
-        with cache.lock(folder.with_suffix(".lock"), progress, waiting):
-            for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a run that was killed while it wrote
-                shutil.rmtree(leftover, ignore_errors=True)
-            whole = _whole(folder)
-            notes = (f"{folder}: damaged, fine-tuned again",) if whole is False else ()
-            if not whole:
-                begun = time.monotonic()
-                model = _finetune(plan, recipe, config, data, progress)
-                record = {**decided, "backbone": plan.checkpoint.where, "seconds": time.monotonic() - begun}
-                io.write_folder(folder, _files(model, plan, record))
+
+    def files() -> dict[str, bytes]:
+        begun = time.monotonic()
+        model = _finetune(plan, recipe, config, data, progress)
+        return _files(model, plan, {**decided, "backbone": plan.checkpoint.where, "seconds": time.monotonic() - begun})
+
+    reused, notes = cache.kept_folder(folder, RECORD, files, progress, "waiting for another process that fine-tunes the same teacher")
     # Read back in every case: the first run and those that reuse it then work on the same bytes.
     kept = checkpoint.inspect(folder, plan.checkpoint.where)
-    return checkpoint.load_model(kept, new_head=False, labels=data.labels, task=data.task), bool(whole), notes
+    return checkpoint.load_model(kept, new_head=False, labels=data.labels, task=data.task), reused, notes
 
 
 def _finetune(plan: Plan, recipe: Recipe, config: StudyConfig, data: Data, progress: Progress | None) -> PreTrainedModel:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     tokens = tokenise(data.train, plan.tokenizer, config.data.max_length)
     labels = data.train.labels
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -241,7 +243,8 @@ def _finetune(plan: Plan, recipe: Recipe, config: StudyConfig, data: Data, progr
 
         def step(chosen: np.ndarray, _share: float) -> dict[str, torch.Tensor]:
             batch = rows.batch(chosen)
-            return {"hard": batch.hard_loss(module(batch).logits)}
+            with mixed(device):
+                return {"hard": batch.hard_loss(module(batch).logits)}
 
         try:
             fit(
@@ -253,7 +256,7 @@ def _finetune(plan: Plan, recipe: Recipe, config: StudyConfig, data: Data, progr
                 progress=None if progress is None else lambda done, total: progress("fine-tuning the teacher", done, total),
             )
         except NotFinite as problem:
-            raise InputError(f"teacher.finetune: lr {recipe.lr:g} is too high for this backbone ({problem}): lower it") from problem
+            raise InputError(f"{plan.key}.finetune: lr {recipe.lr:g} is too high for this backbone ({problem}): lower it") from problem
     module.to("cpu").eval().requires_grad_(False)
     _rescale(model, scale, centre)
     return model
@@ -273,23 +276,14 @@ def _files(model: PreTrainedModel, plan: Plan, record: dict[str, object]) -> dic
     return files
 
 
-def _whole(folder: Path) -> bool | None:
-    """Whether a folder that we tuned is as it was written; None where there is none."""
-    if not folder.exists():
-        return None
-    try:
-        files = json.loads((folder / RECORD).read_text())["files"]
-        return all(io.file_digest(folder / name) == digest for name, digest in files.items())
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _through_gate(teacher: Teacher, order: Sequence[int], config: StudyConfig, data: Data, progress: Progress | None) -> Teacher:
+def _through_gate(
+    teacher: Teacher, order: Sequence[int], key: str, config: StudyConfig, data: Data, progress: Progress | None, needs: Sequence[Need]
+) -> Teacher:
     tokens = tokenise(data.validation, teacher.tokenizer, config.data.max_length)
     targets = data.validation.labels
 
     def evidence(rows: np.ndarray | slice, logits: np.ndarray, final: bool) -> gate.Evidence:
-        return gate.check(logits, targets[rows], data.labels, order, data.task, teacher.source, tuned=teacher.tuned, final=final)
+        return gate.check(logits, targets[rows], data.labels, order, data.task, teacher.source, tuned=teacher.tuned, final=final, key=key)
 
     forwards = 0
     logits = cache.stored_logits(teacher, tokens, config.data.max_length)
@@ -305,8 +299,8 @@ def _through_gate(teacher: Teacher, order: Sequence[int], config: StudyConfig, d
                 evidence(rows, said, True)
         forwards = len(rows)
     if logits is None:
-        found = cache.signals(teacher, tokens, [Need(Signal.LOGITS)], None, progress, max_length=config.data.max_length)
-        logits = found.columns[Need(Signal.LOGITS)].values
+        found = cache.signals(teacher, tokens, needs, None, progress, max_length=config.data.max_length)
+        logits = found.columns[_LOGITS].values
         forwards += found.forwards
     verdict = evidence(slice(None), logits, True)
     return replace(teacher, validation=verdict.scores, baseline=verdict.baseline, forwards=forwards)
@@ -315,7 +309,7 @@ def _through_gate(teacher: Teacher, order: Sequence[int], config: StudyConfig, d
 def _logits(teacher: Teacher, table: Table, max_length: int) -> np.ndarray:
     tokens = tokenise(table, teacher.tokenizer, max_length)
     found = np.empty((len(tokens), teacher.info.labels), np.float32)
-    cache.forward(teacher, tokens, {Need(Signal.LOGITS): found})
+    cache.forward(teacher, tokens, {_LOGITS: found})
     return found
 
 

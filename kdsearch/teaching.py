@@ -23,6 +23,7 @@ class Signals:
     """The cached signals of a part on a device, gathered for rows."""
 
     def __init__(self, part: Part, needs: tuple[Need, ...], teacher: ModelInfo, device: torch.device) -> None:
+        self.needs = needs
         self._heads = teacher.heads
         self._offsets = as_tensor(np.asarray(part.tokens.offsets)).to(device)
         self._columns: dict[Need, Tensor] = {}
@@ -55,8 +56,20 @@ class Signals:
         return layered
 
 
+class _FromStates(nn.Module):
+    """A private copy that reads the states below its tuned layers instead of the text."""
+
+    def __init__(self, private: PrivateTeacher, below: Signals) -> None:
+        super().__init__()
+        self._private, self._below = private, below
+
+    def forward(self, batch: Batch, needs: tuple[Need, ...]) -> Outputs:
+        (state,) = self._below.layered(batch.example, batch.ids.shape[1]).values()
+        return self._private.from_state(batch, state)
+
+
 class Teaching:
-    """What a strategy gets from the teacher.
+    """What a strategy gets from the teacher. A frozen one's logits come from the cache in every case: of several teachers, the mean's.
 
     Attributes:
         tuned: the modules of the private copy that joint training trains; None for every other role.
@@ -68,6 +81,7 @@ class Teaching:
         self._private: PrivateTeacher | None = None
         self._live: Encoder | None = None
         self._signals: Signals | None = None
+        self._each: Tensor | None = None  # (K, N, C)
         self.tuned: nn.ModuleList | None = None
         # Its own ids: a student with another vocabulary reads the same rows in other pieces.
         self._rows = Rows(assets.learnt.tokens, assets.learnt.labels, pad=assets.pad, device=device)
@@ -79,13 +93,16 @@ class Teaching:
             if not below.missing and all(need.signal is Signal.LOGITS for need in self._needs):
                 self._signals = below
         elif strategy.teacher is TeacherRole.FROZEN:
-            signals = Signals(assets.learnt, (_LOGITS, *self._needs), assets.info, device)
-            if signals.missing:
+            self._signals = Signals(assets.learnt, (_LOGITS, *self._needs), assets.info, device)
+            if self._signals.missing:
                 # Over the cache's budget, and attention always: the frozen teacher runs in the trial.
                 shared = assets.teacher()
                 self._live = Encoder(shared if device.type == "cpu" else copy.deepcopy(shared).to(device))
-            else:
-                self._signals = signals
+                self._signals = Signals(assets.learnt, (_LOGITS,), assets.info, device)
+            if strategy.each_teacher:
+                if assets.several is None or assets.several.learnt is None:
+                    raise ValueError(f"{strategy.name} weighs several teachers, and these assets have the answers of one")
+                self._each = as_tensor(assets.several.learnt).to(device)
 
     def outputs(self, rows: np.ndarray, batch: Batch) -> Outputs | None:
         """The teacher's Outputs for these rows; batch: the same rows as the student reads them."""
@@ -95,19 +112,25 @@ class Teaching:
                 return self._private(own, self._needs)
             (state,) = self._signals.layered(own.example, own.ids.shape[1]).values()
             return self._private.from_state(own, state)
-        if self._signals is not None:
-            return Outputs(self._signals.logits(batch.example), self._signals.layered(batch.example, batch.ids.shape[1]))
-        if self._live is not None:
-            with torch.no_grad():
-                return self._live(self._rows.batch(rows), self._needs)
-        return None
+        if self._signals is None:
+            return None
+        logits = self._signals.logits(batch.example)
+        each = None if self._each is None else self._each[:, batch.example]
+        if self._live is None:
+            return Outputs(logits, self._signals.layered(batch.example, batch.ids.shape[1]), each)
+        with torch.no_grad():
+            return Outputs(logits, self._live(self._rows.batch(rows), self._needs).layered, each)
 
     def drift(self) -> dict[str, float] | None:
         """The private copy's validation scores minus the teacher's own; None where there is no copy."""
         if self._private is None:
             return None
         assets, part = self._assets, self._assets.validation
-        before = metrics.scores(assets.task, np.asarray(part.signals[_LOGITS]), part.labels)
-        logits = student.predict(self._private, Rows(part.tokens, part.labels, pad=assets.pad, device=self._device))
+        # Of several teachers it is a copy of the main one, and the part has their mean.
+        said = part.signals[_LOGITS] if assets.several is None else assets.several.validation[0]
+        before = metrics.scores(assets.task, np.asarray(said), part.labels)
+        below = None if self._signals is None else Signals(part, self._signals.needs, assets.info, self._device)
+        copied = self._private if below is None or below.missing else _FromStates(self._private, below)
+        logits = student.predict(copied, Rows(part.tokens, part.labels, pad=assets.pad, device=self._device))
         after = metrics.scores(assets.task, logits, part.labels)
         return {name: after[name] - before[name] for name in before}

@@ -25,6 +25,25 @@ class OutOfTime(TimeoutError):
     """The deadline passed."""
 
 
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether a transformer's matrix products take much less time there in bfloat16 than in float32: on CUDA, and on a CPU with AVX-512 BF16 or
+    AMX (measured on one: a 6-layer teacher's forward pass 3 times, a step of a 2-layer student 1.6 times as fast)."""
+    if device.type != "cpu":
+        return device.type == "cuda"
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def mixed(device: torch.device, wanted: bool = True) -> torch.autocast:
+    """Mixed precision, where it is wanted and fast: products in bfloat16, weights and optimiser in float32 (Micikevicius et al. 2018,
+    arXiv:1710.03740; bfloat16 needs no scaling of the loss)."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and fast_bfloat16(device))
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How long and how fast; the schedule's shape is the same for every trial, so that rungs compare like with like."""
@@ -40,6 +59,7 @@ class Recipe:
     dropout: float | None = None  # of the student; None: its family's own
     label_smoothing: float = 0.0  # of the labels' own loss
     layer_decay: float = 1.0  # factor on the learning rate for each layer further down; 1: the same everywhere
+    patience: float | None = None  # share of the budget without a better validation score after which training ends; None: never
 
 
 class Rows:
@@ -162,7 +182,7 @@ def fit(
         parameter_groups: for AdamW; each group's "lr" is the peak of its schedule.
         lengths: (N,) tokens of each row.
         seed: of the order of the rows alone; torch's generator is the caller's.
-        rungs: shares of the planned examples, ascending, below 1, after which on_rung is called; it returns True to stop here.
+        rungs: shares of the planned examples, ascending, after which on_rung is called, unless that is the end; it returns True to stop here.
         deadline: time.monotonic() after which to give up.
         progress: called with (steps done, steps in all) after each step.
 

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from kdsearch import compact, io, metrics, student
-from kdsearch.api import Strategy, TeacherRole
+from kdsearch.api import Need, Signal, Strategy, TeacherRole
 from kdsearch.assets import Assets
 from kdsearch.plugins import Plugins
 from kdsearch.teaching import Teaching
-from kdsearch.train import NotFinite, OutOfTime, Recipe, Rows, as_tensor, fit, groups, set_dropout
+from kdsearch.train import NotFinite, OutOfTime, Recipe, Rows, as_tensor, default_device, fit, groups, mixed, set_dropout
 
 RUNGS = (0.25, 0.5, 0.75)  # shares of the planned examples after which a trial shows its validation scores
+LOOKS = tuple(look / 20 for look in range(1, 21))  # shares after which a trial with patience looks at them itself; every rung is one
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,6 @@ class TrialResult:
         return {**kept, "teacher_drift": self.teacher_drift} if self.teacher_drift is not None else kept
 
 
-def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def run(
     spec: TrialSpec,
     assets: Assets,
@@ -138,6 +136,15 @@ def _failed(cause: str, message: str, begun: float) -> TrialResult:
     return TrialResult("failed", cause, message, seconds={"total": time.monotonic() - begun})
 
 
+@dataclass(frozen=True)
+class _Look:
+    """A student on its way, seen on validation."""
+
+    share: float  # of the planned examples
+    score: float
+    weights: dict[str, Tensor]
+
+
 class _Trial:
     """The parts of one trial, put together."""
 
@@ -153,8 +160,9 @@ class _Trial:
         if self.vocabulary is not None:
             learnt, validation, pad = self.vocabulary.learnt, self.vocabulary.validation, self.vocabulary.pad
         module = self.family.build(assets.info)
-        self.family.observe(module, as_tensor(learnt.ids).long(), as_tensor(learnt.offsets))
-        self.family.start_from(module, assets.teacher(self.vocabulary))
+        self.family.observe(module, as_tensor(learnt.ids).long(), as_tensor(learnt.offsets), self._answers())
+        source = assets.super_student(spec.family, self.vocabulary) if self.family.from_shared else assets.teacher(self.vocabulary)
+        self.family.start_from(module, source)
         set_dropout(module, self.recipe.dropout)
         self.table = compact.CompactTable.of(self.family.word_table(module), (learnt, validation), pad)
         self.module = module.to(device)
@@ -168,6 +176,20 @@ class _Trial:
         self.student_needs = self.strategy.student_needs()
         self.teaching = Teaching(self.strategy, assets, device)
         self.chosen = self._chosen_rows()
+        self.best: _Look | None = None
+
+    def _answers(self) -> Tensor:
+        """(N, C) as Family.observe gets them."""
+        assets = self.assets
+        if self.strategy.teacher is not TeacherRole.ABSENT:
+            logits = as_tensor(assets.learnt.signals[Need(Signal.LOGITS)])
+            return logits.softmax(-1) if assets.labels else logits
+        labels = as_tensor(assets.learnt.labels)
+        known = labels != -100 if assets.labels else ~labels.isnan()
+        targets = F.one_hot(labels[known], len(assets.labels)).float() if assets.labels else labels[known].unsqueeze(-1)
+        answers = targets.mean(0).repeat(len(labels), 1)
+        answers[known] = targets
+        return answers
 
     def _chosen_rows(self) -> np.ndarray:
         """The training rows, and of the unlabelled and augmented ones the shares that the recipe asks for."""
@@ -193,8 +215,7 @@ class _Trial:
     def _step(self, places: np.ndarray, progress: float) -> dict[str, Tensor]:
         rows = self.chosen[places]
         batch = self.rows.batch(rows)
-        # bf16 pays on CUDA; on a CPU without matrix units it does not, and full precision is the honest default there.
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with mixed(self.device, self.device.type == "cuda" or self.family.bfloat16):
             answer = self.module(batch, self.student_needs)
             teacher = self.teaching.outputs(rows, batch)
             return self.strategy.loss(answer, teacher, batch, self.extra, progress)
@@ -203,17 +224,27 @@ class _Trial:
         logits = student.predict(self.module, self.validation)
         return logits, metrics.scores(self.assets.task, logits, self.assets.validation.labels)
 
+    def _improves(self, share: float, scores: Mapping[str, float]) -> bool:
+        """Whether training is to go on; the weights of the best look are kept."""
+        score = scores[self.assets.quality]
+        if self.best is None or score > self.best.score:
+            self.best = _Look(share, score, {name: tensor.clone() for name, tensor in self.module.state_dict().items()})
+        assert self.recipe.patience is not None
+        return share - self.best.share < self.recipe.patience - 1e-9
+
     def run(self, report: Callable[[Report], bool | None], begun: float, deadline: float | None) -> TrialResult:
         validation_seconds = 0.0
         stopped = False
+        patient = self.recipe.patience is not None
 
         def on_rung(share: float) -> bool:
             nonlocal validation_seconds, stopped
             at = time.monotonic()
             _, scores = self._scores()
             validation_seconds += time.monotonic() - at
-            stopped = bool(report(Report(share, scores, time.monotonic() - begun)))
-            return stopped
+            if share in RUNGS:
+                stopped = bool(report(Report(share, scores, time.monotonic() - begun)))
+            return stopped or (patient and not self._improves(share, scores))
 
         parameter_groups = self._parameter_groups()
         self.module.train()
@@ -224,13 +255,19 @@ class _Trial:
             self.rows.lengths[self.chosen],
             self.recipe,
             seed=self.spec.seed,
-            rungs=RUNGS,
+            rungs=LOOKS if patient else RUNGS,
             on_rung=on_rung,
             deadline=deadline,
         )
         training_seconds = time.monotonic() - started - validation_seconds
         at = time.monotonic()
         logits, scores = self._scores()
+        if patient and not stopped:
+            self._improves(1.0, scores)
+            assert self.best is not None
+            if scores[self.assets.quality] < self.best.score:
+                self.module.load_state_dict(self.best.weights)
+                logits, scores = self._scores()
         if not np.isfinite(logits).all():
             raise NotFinite("the student's answers on validation are not finite")
         drift = None if stopped else self.teaching.drift()

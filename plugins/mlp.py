@@ -71,7 +71,7 @@ class Bag(nn.Module):
 
 @dataclass(frozen=True)
 class Mlp(Family):
-    """Embeddings of pieces and of the training text's most frequent bigrams, pooled, then hidden layers.
+    """Embeddings of pieces and of the training text's most telling bigrams, pooled, then hidden layers.
 
     Depth 0 in `labels` dimensions has no head: the embeddings are the logits. Two classes then need one dimension, the difference of the two.
     """
@@ -153,10 +153,10 @@ class Mlp(Family):
     def build(self, teacher: ModelInfo) -> nn.Module:
         return Bag(self, teacher.labels)
 
-    def observe(self, student: nn.Module, ids: Tensor, offsets: Tensor) -> None:
+    def observe(self, student: nn.Module, ids: Tensor, offsets: Tensor, answers: Tensor) -> None:
         assert isinstance(student, Bag)
         if student.bigrams is not None:
-            student.bigrams.observe(ids, offsets)
+            student.bigrams.observe(ids, offsets, answers)
 
     def word_table(self, student: nn.Module) -> nn.Embedding | None:
         assert isinstance(student, Bag)

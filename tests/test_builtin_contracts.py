@@ -113,6 +113,11 @@ class TestAnnealed(StrategyContract):
     equal_student = "zero loss"
 
 
+class TestSeveral(StrategyContract):
+    strategy: ClassVar[type[Strategy]] = strategy("several")
+    equal_student = "exempt: a copy of one teacher is not the mixture of two"
+
+
 class TestTransformer(FamilyContract):
     family: ClassVar[type[Family]] = family("transformer")
 

@@ -128,6 +128,21 @@ def test_a_second_call_runs_no_teacher(teacher: Known, tokens: Tokens) -> None:
     assert not second.columns[TOP].values.flags.writeable
 
 
+def test_what_students_learn_from_may_be_bfloat16_what_is_scored_never_is(
+    teacher: Known, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    logits = Need(Signal.LOGITS)
+    fast = cache.signals(teacher, tokens, [logits], None, max_length=32, fast=True)
+    exact = cache.signals(teacher, tokens, [logits], None, max_length=32)
+    assert fast.forwards == exact.forwards == len(tokens)  # kept apart
+    assert not np.array_equal(fast.columns[logits].values, exact.columns[logits].values)
+    np.testing.assert_allclose(fast.columns[logits].values, exact.columns[logits].values, atol=0.05)
+    # Now that the exact ones are there, they serve for both.
+    again = cache.signals(teacher, tokens, [logits], None, max_length=32, fast=True)
+    np.testing.assert_array_equal(again.columns[logits].values, exact.columns[logits].values)
+
+
 def test_a_signal_asked_for_later_is_added_beside_the_others(teacher: Known, tokens: Tokens, own_cache: Path) -> None:
     get(teacher, tokens)
     logits = next(own_cache.rglob("logits.npy"))

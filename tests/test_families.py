@@ -38,10 +38,11 @@ SHAPES: dict[str, Family] = {
 }
 
 
-def rows(*texts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Texts end to end, with their offsets."""
+def rows(*texts: Sequence[int], answers: Sequence[float] = ()) -> tuple[Tensor, Tensor, Tensor]:
+    """Texts end to end, with their offsets and what is to be learnt of each: the second class's probability, by default always the same."""
     ids = torch.tensor([piece for text in texts for piece in text])
-    return ids, torch.tensor([0, *np.cumsum([len(text) for text in texts])])
+    second = torch.tensor(answers or [0.5] * len(texts))
+    return ids, torch.tensor([0, *np.cumsum([len(text) for text in texts])]), torch.stack([1 - second, second], 1)
 
 
 def batch_of(*texts: Sequence[int]) -> Batch:
@@ -64,11 +65,27 @@ def test_lower_bound_is_searchsorted() -> None:
         assert torch.equal(modules.lower_bound(keys, wanted), torch.searchsorted(keys, wanted))
 
 
-def test_the_most_frequent_pairs_inside_the_rows_are_kept_sorted() -> None:
+def test_the_pairs_that_tell_most_are_kept_sorted() -> None:
     table = modules.Bigrams(2, 10)
-    # Inside: 4 5, 5 4 · 4 5 · 7 8. Across rows or with a first or last token (2 and 3): nothing.
-    table.observe(*rows((2, 4, 5, 4, 3), (2, 4, 5, 3), (2, 7, 8, 3), (2, 3), ()))
-    assert table.keys.tolist() == [45, 54]  # 45 twice; of the two that occur once the lower key
+    # Inside: 4 5 · 4 5 · 7 8 · 4 5, 7 8 · 6 5. Across rows or with a first or last token (2 and 3): nothing.
+    # The answers' mean is 0.5, their distance from it in deviations of 0.4: 1, -1, 1, 0, -1. So 4 5 tells |1 - 1 + 0| / sqrt(3 + 3),
+    # 7 8 (1 + 0) / sqrt(2 + 3) = 0.447, 6 5 |-1| / sqrt(1 + 3) = 0.5.
+    texts = ((2, 4, 5, 3), (2, 4, 5, 3), (2, 7, 8, 3), (2, 4, 5, 2, 7, 8, 3), (2, 6, 5, 3), (2, 3), ())
+    table.observe(*rows(*texts, answers=(0.9, 0.1, 0.9, 0.5, 0.1, 0.5, 0.5)))
+    assert table.keys.tolist() == [65, 78]
+
+
+def test_of_pairs_that_tell_as_much_the_lower_keys_are_kept() -> None:
+    table = modules.Bigrams(2, 10)
+    table.observe(*rows((2, 7, 8, 3), (2, 5, 4, 3), (2, 4, 5, 3)))
+    assert table.keys.tolist() == [45, 54]
+
+
+def test_a_pair_that_stands_more_often_with_one_answer_tells_more() -> None:
+    table = modules.Bigrams(1, 10)
+    # Deviations 1, 1, -1, -1: 4 5 tells 2 / sqrt(5) = 0.89, 6 7 tells 1 / sqrt(4) = 0.5.
+    table.observe(*rows((2, 4, 5, 3), (2, 4, 5, 3), (2, 6, 7, 3), (2, 3), answers=(0.9, 0.9, 0.1, 0.1)))
+    assert table.keys.tolist() == [45]
 
 
 def test_keys_that_the_text_does_not_fill_are_never_found() -> None:
@@ -323,7 +340,8 @@ def test_a_trial_trains_it_on_logits_and_the_saved_student_gives_the_same(assets
     assert student.params == result.params == SHAPES[name].size(assets.info)
     if isinstance(student.module, Bag) and student.module.bigrams is not None:
         expected = modules.Bigrams(40, 100)
-        expected.observe(torch.from_numpy(assets.learnt.tokens.ids).long(), torch.from_numpy(assets.learnt.tokens.offsets))
+        answers = torch.from_numpy(assets.learnt.signals[Need(Signal.LOGITS)]).softmax(-1)
+        expected.observe(torch.from_numpy(assets.learnt.tokens.ids).long(), torch.from_numpy(assets.learnt.tokens.offsets), answers)
         assert torch.equal(student.module.bigrams.keys, expected.keys)
 
 

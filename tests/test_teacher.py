@@ -313,7 +313,7 @@ def test_a_damaged_tuned_teacher_is_tuned_again_with_a_note(backbone: Path, own_
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     again = teacher.resolve(study(backbone, finetune=TUNE), a_data())
     assert not again.reused
-    assert again.notes == (f"{weights.parent}: damaged, fine-tuned again",)
+    assert again.notes == (f"{weights.parent}: damaged, made again",)
     assert again.fingerprint == first.fingerprint
     assert weights.read_bytes() == content
 

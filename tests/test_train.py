@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from kdsearch import train
 from kdsearch.data import Tokens
 from kdsearch.train import NotFinite, OutOfTime, Recipe, Rows, bucketed, fit, groups, in_order
 
@@ -135,3 +136,15 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
 def test_the_deadline_ends_the_training() -> None:
     with pytest.raises(OutOfTime):
         fitted(Recipe(lr=0.1), deadline=time.monotonic() - 1)
+
+
+@pytest.mark.parametrize(
+    ("able", "fast"), [({}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True}, False)]
+)
+def test_a_cpu_is_fast_in_bfloat16_when_it_has_the_instructions(able: dict[str, bool], fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert train.fast_bfloat16(torch.device("cpu")) is fast
+    with train.mixed(torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is (torch.bfloat16 if fast else torch.float32)
+    with train.mixed(torch.device("cpu"), wanted=False):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.float32

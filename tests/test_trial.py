@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 import worlds
+from safetensors.torch import load as load_tensors
 
-from kdsearch import plugins, trial
+from kdsearch import plugins, student, trial
 from kdsearch.api import Need, Signal
 from kdsearch.assets import Assets, Part
 from kdsearch.student import load_student
@@ -161,3 +162,46 @@ def test_unlabelled_text_is_learnt_from_through_the_teacher(assets: Assets) -> N
     assert run(with_text, assets).status == "complete"
     control = TrialSpec(**{**spec("hard").to_json(), "training": {"lr": 1e-2, "unlabelled": 1.0}})
     assert len(trial._Trial(control, assets, torch.device("cpu")).chosen) == 256
+
+
+def test_patience_ends_training_after_that_share_without_a_better_score_and_keeps_the_best_weights(
+    assets: Assets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = spec()
+    patient = TrialSpec(**{**whole.__dict__, "training": {"lr": 1e-2, "patience": 0.1}})
+    seen: list[tuple[float, np.ndarray]] = []
+    scores = iter([0.4, 0.9, 0.8, 0.7, 0.6, 0.5])  # of the looks after 1/20, 2/20, ... of the budget
+
+    def judged(trial_: trial._Trial) -> tuple[np.ndarray, dict[str, float]]:
+        logits = student.predict(trial_.module, trial_.validation)
+        seen.append((len(seen) + 1, logits))
+        return logits, {"accuracy": next(scores)}
+
+    monkeypatch.setattr(trial._Trial, "_scores", judged)
+    result = run(patient, assets)
+    assert result.status == "complete", result.message
+    # Best at look 2; looks 3 and 4 bring nothing better for 2/20 of the budget: it ends, is judged, goes back to look 2, and is judged again.
+    assert len(seen) == 6
+    np.testing.assert_allclose(seen[5][1], seen[1][1], atol=1e-6)
+    assert result.logits is not None
+    np.testing.assert_allclose(result.logits, seen[1][1], atol=1e-6)
+    assert max(row["share"] for row in result.history) < 0.3
+
+
+def test_patience_that_never_runs_out_changes_nothing_but_that_the_best_look_is_kept(assets: Assets) -> None:
+    plain = run(spec(), assets)
+    patient = run(TrialSpec(**{**spec().__dict__, "training": {"lr": 1e-2, "patience": 1.0}}), assets)
+    assert patient.status == "complete", patient.message
+    assert patient.scores["accuracy"] >= plain.scores["accuracy"]
+    assert patient.history[-1]["share"] == 1.0
+
+
+def test_mixed_precision_trains_as_well_and_saves_full_precision(assets: Assets, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = run(spec("feature"), assets)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    mixed = run(spec("feature"), assets)
+    assert full.logits is not None
+    assert mixed.logits is not None
+    assert not np.array_equal(full.logits, mixed.logits)
+    assert mixed.scores["accuracy"] == pytest.approx(full.scores["accuracy"], abs=0.03)
+    assert {tensor.dtype for tensor in load_tensors(mixed.files["model.safetensors"]).values()} == {torch.float32}

@@ -113,6 +113,7 @@ def assets(
     needs = [Need(Signal.LOGITS), *(Need(signal, state) for signal in (Signal.POOLED, Signal.HIDDEN) for state in states)]
     return Assets(
         task=info.task,
+        quality="accuracy" if info.task == "classification" else "pearson",
         labels=tuple(f"class {index}" for index in range(info.labels)),
         info=replace(info, vocabularies=(60,)),
         max_length=32,

@@ -31,7 +31,7 @@ def card(
         model_name=name,
         pipeline_tag="text-classification",
         library_name="transformers" if record["family"]["stock"] else "onnx",
-        base_model=_hub_id(study["teacher"]["model"]),
+        base_model=_base_model(study),
         datasets=[study["data"]["hub"]] if study["data"]["hub"] else None,
         metrics=[_METRICS.get(quality, quality)],
         tags=["knowledge-distillation", "kdsearch"],
@@ -40,7 +40,7 @@ def card(
     parts = [
         f"# {name}",
         f"A student of {_teacher_name(study, manifest)}, found by kdsearch: {point['params']:,} parameters, "
-        f"{document['teacher']['params'] / point['params']:.1f} times fewer than its teacher.",
+        f"{document['teacher']['params'] / point['params']:.1f} times fewer than its teacher{'s together' if _several(study) else ''}.",
         *_scores(point, document, quality),
         *_changes(analysis),
         *_use(record, verdict),
@@ -56,8 +56,23 @@ def _hub_id(model: str | None) -> str | None:
     return model if model and model.count("/") == 1 and not model.startswith((".", "/", "~")) else None
 
 
+def _several(study: Mapping[str, Any]) -> bool:
+    return isinstance(study["teacher"], list)
+
+
+def _base_model(study: Mapping[str, Any]) -> str | list[str] | None:
+    if not _several(study):
+        return _hub_id(study["teacher"]["model"])
+    return [name for name in (_hub_id(each["model"]) for each in study["teacher"]) if name] or None
+
+
 def _teacher_name(study: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
-    named = study["teacher"]["preset"] or study["teacher"]["model"] or manifest["teacher"]["source"]
+    if _several(study):
+        return f"the mean of {' and '.join(_short(each['preset'] or each['model']) for each in study['teacher'])}"
+    return _short(study["teacher"]["preset"] or study["teacher"]["model"] or manifest["teacher"]["source"])
+
+
+def _short(named: str) -> str:
     return f"`{str(named).rstrip('/').rsplit('/', 1)[-1]}`" if not _hub_id(named) else f"`{named}`"
 
 

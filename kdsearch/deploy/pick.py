@@ -288,7 +288,12 @@ def _engines(work: Path, source: Source, rows: Data, reference: checks.Reference
         with torch.random.fork_rng(devices=[]):
             model = checkpoint.load_model(plan.checkpoint, new_head=plan.tuning is not None, labels=rows.labels, task=rows.task)
         typed = rows.validation.pairs is not None and "token_type_ids" in plan.tokenizer.model_input_names
-        engines["teacher, torch"] = TorchEngine(Encoder(model), plan.tokenizer, source.config.data.max_length, typed=typed)
+        count = len(source.config.teachers)
+        if count > 1:
+            notes.append(
+                f"speed is held against {plan.key}, the main one of the {count} teachers, alone; scores and sizes against all together"
+            )
+        engines[f"{plan.key}, torch"] = TorchEngine(Encoder(model), plan.tokenizer, source.config.data.max_length, typed=typed)
     except KdsearchError as problem:  # a study that came from another machine can be deployed without its teacher
         notes.append(f"the teacher was not measured: {problem}")
     engines["student, torch"] = TorchEngine(student.module, student.tokenizer, length, typed=reference.typed)

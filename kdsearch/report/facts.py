@@ -49,8 +49,10 @@ class Facts:
 
     @property
     def teacher_name(self) -> str:
-        named = self.study["teacher"]["preset"] or self.study["teacher"]["model"] or self.manifest["teacher"]["source"]
-        return str(named).rstrip("/").rsplit("/", 1)[-1]
+        given = self.study["teacher"]
+        several = given if isinstance(given, list) else [given]
+        named = [each["preset"] or each["model"] or self.manifest["teacher"]["source"] for each in several]
+        return " and ".join(str(name).rstrip("/").rsplit("/", 1)[-1] for name in named)
 
     @property
     def data_name(self) -> str:

@@ -1,0 +1,132 @@
+"""Several teachers of one study: each past its own gate and cached on its own; students learn from the mean of their answers.
+
+The first is the main one: students start from it, have its tokenizer, and follow its states. The others give logits, whatever their type,
+size and tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from kdsearch import losses, metrics, teacher
+from kdsearch.api import Need, Signal
+from kdsearch.cache import Progress
+from kdsearch.config import StudyConfig
+from kdsearch.data import Data, Table, Tokens, tokenise
+from kdsearch.errors import InputError
+from kdsearch.teacher import Plan, Teacher
+
+POINT = 0.01  # of the study's quality: a mean that is worse than its best teacher by more is told
+
+
+@dataclass(frozen=True)
+class Other:
+    """A teacher beside the main one, as its files tell it, and the study's rows in its own pieces."""
+
+    plan: Plan
+    learnt: dict[str, Tokens]  # by name, as the main teacher's
+    validation: Tokens
+
+
+def inspect(config: StudyConfig, data: Data, tables: Mapping[str, Table]) -> tuple[Other, ...]:
+    """The study's teachers beside the main one; () where there is one.
+
+    Args:
+        tables: what students learn from, by name.
+
+    Raises:
+        InputError: as teacher.inspect, naming teacher[1].
+    """
+    length = config.data.max_length
+    plans = [teacher.inspect(config, data, place) for place in range(1, len(config.teachers))]
+    return tuple(
+        Other(
+            plan,
+            {name: tokenise(table, plan.tokenizer, length) for name, table in tables.items()},
+            tokenise(data.validation, plan.tokenizer, length),
+        )
+        for plan in plans
+    )
+
+
+def resolve(
+    config: StudyConfig, data: Data, plans: Sequence[Plan], progress: Progress | None = None, *, needs: Sequence[Need]
+) -> tuple[Teacher, ...]:
+    """Load or fine-tune each teacher and let each pass its gate, in their order.
+
+    needs: what will be asked of the main one on the validation rows.
+
+    Raises:
+        InputError: as teacher.resolve; or two of them are one and the same.
+    """
+    found: list[Teacher] = []
+    for place, plan in enumerate(plans):
+        asked = needs if place == 0 else (Need(Signal.LOGITS),)
+        one = teacher.resolve(config, data, numbered(progress, place, len(plans)), plan=plan, needs=asked)
+        for before in found:
+            if (one.fingerprint, one.tokenizer_hash) == (before.fingerprint, before.tokenizer_hash):
+                raise InputError(f"{one.source}: the same weights as {before.source}: leave one of them out")
+        found.append(one)
+    return tuple(found)
+
+
+def mean(logits: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """(N, C) float32 of K teachers' logits, (N, C) each: the log of the mean of their probabilities, or the mean of their numbers (C = 1).
+
+    One teacher's are given back as they are.
+    """
+    if len(logits) == 1:
+        return np.asarray(logits[0])
+    each = torch.from_numpy(np.stack([np.asarray(one, np.float64) for one in logits]))
+    found: np.ndarray = losses.mixture(each, torch.full((len(each),), 1 / len(each), dtype=torch.float64)).float().numpy()
+    return found
+
+
+def advice(logits: np.ndarray, labels: np.ndarray, task: str, quality: str, keys: Sequence[str]) -> str | None:
+    """What to tell of a mean that is worse on validation than one of the teachers alone, by more than a point; None where it is not.
+
+    Args:
+        logits: (K, N, C) on the validation rows.
+        labels: (N,) of them.
+        quality: the study's.
+        keys: of the teachers in the study file.
+    """
+
+    def score(places: Sequence[int]) -> float:
+        return metrics.scores(task, mean(logits[list(places)]), labels)[quality]
+
+    every = range(len(logits))
+    whole, alone = score(every), [score([place]) for place in every]
+    best = int(np.argmax(alone))
+    if alone[best] - whole <= POINT + 1e-9:
+        return None
+    without = [score([place for place in every if place != out]) for out in every]
+    out = int(np.argmax(without))
+    return (
+        f"the mean of the teachers is worse than {keys[best]} alone: {quality} {whole:.4f} on validation instead of {alone[best]:.4f}; "
+        f"leave {keys[out]} out: without it, it is {without[out]:.4f}"
+    )
+
+
+def respelt(table: Table, theirs: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase) -> Table:
+    """Augmented text as another tokenizer reads it: the mask of the tokenizer that it was made with becomes its own, or goes."""
+    old, new = theirs.mask_token, own.mask_token or ""
+    if not old or old == new:
+        return table
+
+    def spelt(texts: list[str]) -> list[str]:
+        return [" ".join(word for word in (new if each == old else each for each in text.split()) if word) for text in texts]
+
+    return replace(table, texts=spelt(table.texts), pairs=None if table.pairs is None else spelt(table.pairs))
+
+
+def numbered(progress: Progress | None, place: int, count: int) -> Progress | None:
+    if progress is None or count == 1:
+        return progress
+    told = progress
+    return lambda what, done, total: told(f"teacher {place + 1} of {count}: {what}", done, total)
