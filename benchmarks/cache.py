@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 import world
 
 from kdsearch import trial
+from kdsearch.api import Batch, Outputs, Strategy
+from kdsearch.assets import Assets
+from kdsearch.encoder import Encoder
+from kdsearch.teaching import Teaching
+from kdsearch.train import Rows
+from kdsearch.trial import TrialSpec, _Trial
 
 PAIRS = 3
 SHARE = 0.25
 
 
+class Running(Teaching):
+    """The teacher's answers, worked out at each step."""
+
+    def __init__(self, strategy: Strategy, assets: Assets, device: torch.device) -> None:
+        super().__init__(strategy, assets, device)
+        self._teacher = Encoder(assets.teacher())
+        self._texts = Rows(assets.learnt.tokens, assets.learnt.labels, pad=assets.pad, device=device)
+
+    def outputs(self, rows: np.ndarray, batch: Batch) -> Outputs:
+        with torch.no_grad():
+            return self._teacher(self._texts.batch(rows))
+
+
+def running(spec: TrialSpec, assets: Assets) -> float:
+    """Seconds of training."""
+    begun, device = time.monotonic(), torch.device("cpu")
+    own = _Trial(spec, assets, device)
+    own.teaching = Running(own.strategy, assets, device)
+    return own.run(lambda _: None, begun, None).seconds["training"]
+
+
 def run() -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     assets = world.prepared().assets
-    live = replace(assets, learnt=replace(assets.learnt, signals={}))
     spec = world.spec("transformer", epochs=SHARE)
     trial.run(spec, assets)
-    pairs = [(trial.run(spec, assets).seconds["training"], trial.run(spec, live).seconds["training"]) for _ in range(PAIRS)]
-    cached, running = median(p[0] for p in pairs), median(p[1] for p in pairs)
-    return [{"cached_s": cached, "live_s": running, "times_faster": round(median(p[1] / p[0] for p in pairs), 2)}]
+    pairs = [(trial.run(spec, assets).seconds["training"], running(spec, assets)) for _ in range(PAIRS)]
+    cached, live = median(p[0] for p in pairs), median(p[1] for p in pairs)
+    return [{"cached_s": cached, "live_s": live, "times_faster": round(median(p[1] / p[0] for p in pairs), 2)}]

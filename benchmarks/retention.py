@@ -1,121 +1,93 @@
-"""How much of the teacher's accuracy students of 1/1000, 1/50 and 1/10 of its parameters keep on Rotten Tomatoes, split by split and seed by seed.
+"""How much of the teacher's test accuracy students of 1/1000, 1/50 and 1/10 of its parameters keep on Rotten Tomatoes: five splits, three seeds.
 
-Resumable: what stands in results/thousandth.jsonl is not run again. Recipes are fixed here, chosen on validation; test rows are scored once, at the
-end of each run, and nothing is chosen by them. `python benchmarks/run.py thousandth`; SPLITS=0,1 and SEEDS=0 narrow it.
+The teacher is fine-tuned on each split. Recipes are fixed here, chosen on split 0's validation rows; test rows are scored once, at the end of each
+run, and nothing is chosen by them. Intervals are paired: student and teacher answer the same rows. Resumable: what stands in results/retention.jsonl
+is not run again. `python benchmarks/run.py retention`; SPLITS=0,1 SEEDS=0 WORKERS=2 RECIPES=1/1000 (how a name begins) narrow it.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
-import time
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
+import runs
 import world
 
-from kdsearch import cache, config, data, prepare, student, trial, vocabulary
-from kdsearch.api import Need, Signal
-from kdsearch.prepare import Prepared
-from kdsearch.train import Rows
 from kdsearch.trial import TrialSpec
 
-TEXT = int(os.environ.get("TEXT", "40000"))  # unlabelled sentences
-PURE = {"temperature": 1.0, "alpha": 1.0, "form": "kl", "direction": None}
-SOFT = {"temperature": 2.0, "alpha": 0.9, "form": "kl", "direction": None}
+TEXT = 40_000  # unlabelled sentences
+SPLITS, SEEDS = "0,1,2,3,4", "0,1,2"
+DRAWS = 2000  # of the bootstrap
+FAMILIES = "[mlp, bilstm]"
 
 
-def linear(pieces: int, bigrams: int) -> dict[str, Any]:
-    return {"vocabulary": pieces, "bigrams": bigrams, "depth": 0, "dimension": 1, "hidden": 0, "start": "random"}
+def bilstm(pieces: int, dimension: int, hidden: int) -> dict[str, Any]:
+    shape = {"vocabulary": pieces, "dimension": dimension, "layers": 1, "hidden": hidden}
+    return {**shape, "pooling": "mean_max", "start": "embeddings"}
 
 
+LINEAR = world.linear(16_000, 6_700)
+SMALL, LARGE = bilstm(8000, 40, 64), bilstm(16_000, 96, 128)
+TEXTS = {"unlabelled": 1.0}
 # name -> family, fields, strategy, fields, training, epochs
 RECIPES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], dict[str, float], float]] = {
-    "linear 22.7k, labels alone": ("mlp", linear(8000, 14_700), "hard", {}, {"lr": 3e-4}, 5),
-    "linear 22.7k, teacher": ("mlp", linear(8000, 14_700), "logit", SOFT, {"lr": 3e-4}, 5),
-    "linear 22.7k, teacher and text": ("mlp", linear(8000, 14_700), "logit", PURE, {"lr": 1e-4, "unlabelled": 1.0}, 5),
-    "linear 51k, teacher and text": ("mlp", linear(8000, 43_000), "logit", PURE, {"lr": 1e-4, "unlabelled": 1.0}, 5),
+    "1/1000 linear, labels alone": ("mlp", LINEAR, "hard", {}, {"lr": 3e-4}, 5),
+    "1/1000 linear, teacher": ("mlp", LINEAR, "logit", world.PURE, {"lr": 3e-4}, 5),
+    "1/1000 linear, teacher and text": ("mlp", LINEAR, "logit", world.PURE, {"lr": 1e-4, **TEXTS}, 5),
+    "1/50 BiLSTM, labels alone": ("bilstm", SMALL, "hard", {}, {"lr": 5e-4}, 3),
+    "1/50 BiLSTM, teacher and text": ("bilstm", SMALL, "logit", world.PURE, {"lr": 5e-4, **TEXTS}, 3),
+    "1/10 BiLSTM, teacher and text": ("bilstm", LARGE, "logit", world.PURE, {"lr": 5e-4, **TEXTS}, 3),
 }
 
 
-def _prepared(split: int) -> Prepared:
-    sets = [f"data.split_seed={split}", "cache.max_bytes=0", "data.unlabelled=imdb", f"data.max_unlabelled={TEXT}"]
-    study = config.load(world.ROOT.parent / "studies" / "quickstart.yaml", sets)
-    return prepare.prepare(prepare.inspect(study))
+@cache
+def bench(split: int) -> runs.Bench:
+    text = ["data.unlabelled=imdb", f"data.max_unlabelled={TEXT}"]
+    return runs.Bench(
+        world.quickstart(f"data.split_seed={split}", "cache.max_bytes=0", f"space.families={FAMILIES}", "space.knobs={}", *text)
+    )
 
 
-def _test_rows(found: Prepared, size: int) -> tuple[data.Table, Rows]:
-    table = data.open_test(found.known.config)
-    pruned = found.assets.vocabularies.get(size)
-    own = found.teacher.tokenizer if pruned is None else vocabulary.load(pruned.tokenizer, found.teacher.tokenizer)
-    tokens = data.tokenise(table, own, found.assets.max_length)
-    return table, Rows(tokens, table.labels, pad=own.pad_token_id or 0, device=torch.device("cpu"))
+def one(job: tuple[str, int, int]) -> dict[str, Any]:
+    name, split, seed = job
+    family, fields, strategy, soft, training, epochs = RECIPES[name]
+    found = bench(split)
+    run = found.run(TrialSpec(family, fields, strategy, soft, training, epochs * world.SMOKE, seed))
+    path = right(job)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, np.stack([run.test, found.teacher_test]))
+    return {"recipe": name, "split": split, "seed": seed, **found.row(run)}
+
+
+def right(job: tuple[str, int, int]) -> Any:
+    """Where student and teacher are right on test: (2, T) bool."""
+    name, split, seed = job
+    return world.RESULTS / "right" / f"retention-{''.join(letter if letter.isalnum() else '-' for letter in name)}-{split}-{seed}.npy"
 
 
 def run() -> list[dict[str, Any]]:
-    torch.set_num_threads(1)
-    path = world.RESULTS / "thousandth.jsonl"
-    kept = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(row["recipe"], row["split"], row["seed"], row["text"]) for row in kept if "split" in row}
-    for split in map(int, os.environ.get("SPLITS", "0,1,2,3,4").split(",")):
-        wanted = [(name, seed) for name in RECIPES for seed in map(int, os.environ.get("SEEDS", "0,1,2").split(","))]
-        wanted = [(name, seed) for name, seed in wanted if (name, split, seed, TEXT) not in done]
-        if not wanted:
-            continue
-        found = _prepared(split)
-        assets = found.assets
-        table, _ = _test_rows(found, assets.info.vocab)
-        tokens = data.tokenise(table, found.teacher.tokenizer, assets.max_length)
-        said = cache.signals(found.teacher, tokens, [Need(Signal.LOGITS)], None, max_length=assets.max_length)
-        teacher_right = said.columns[Need(Signal.LOGITS)].values.argmax(-1) == table.labels
-        for name, seed in wanted:
-            family, fields, strategy, soft, training, epochs = RECIPES[name]
-            begun = time.monotonic()
-            result = trial.run(TrialSpec(family, fields, strategy, soft, training, epochs, seed), assets)
-            if result.status != "complete":
-                raise SystemExit(f"{name}: {result.message}")
-            module = _module(result)
-            _, rows = _test_rows(found, fields["vocabulary"])
-            right = student.predict(module, rows).argmax(-1) == table.labels
-            row = {
-                "recipe": name,
-                "split": split,
-                "seed": seed,
-                "text": TEXT,
-                "params": result.params,
-                "validation": result.scores["accuracy"],
-                "test": float(right.mean()),
-                "teacher_validation": found.teacher.validation["accuracy"],
-                "teacher_test": float(teacher_right.mean()),
-                "seconds": round(time.monotonic() - begun, 1),
-            }
-            world.keep("thousandth", [row])
-            kept.append(row)
-            np.save(world.RESULTS / f"right-{list(RECIPES).index(name)}-{split}-{seed}-{TEXT}.npy", np.stack([right, teacher_right]))
-    return summary([row for row in kept if "split" in row])
-
-
-def _module(result: trial.TrialResult) -> torch.nn.Module:
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in result.files.items():
-            (Path(folder) / name).write_bytes(content)
-        return student.load_student(folder).module
+    wanted = [name for name in RECIPES if name.startswith(os.environ.get("RECIPES", ""))]
+    done = {(row["recipe"], row["split"], row["seed"]) for row in world.kept("retention")}
+    jobs = [(n, split, seed) for split in world.numbers("SPLITS", SPLITS) for n in wanted for seed in world.numbers("SEEDS", SEEDS)]
+    for _, row in runs.spread(one, [job for job in jobs if job not in done], world.numbers("WORKERS", "1")[0]):
+        world.keep("retention", [row])
+    return summary(world.kept("retention"))
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each recipe over its splits and seeds: the mean share of the teacher's test accuracy, with the interval of a bootstrap over splits."""
+    """Each recipe over its splits and seeds: its share of the teacher's test accuracy, with the interval of a bootstrap that draws, in each split,
+    seeds and rows, the same rows for student and teacher."""
     table = []
     for name in RECIPES:
-        own = [row for row in rows if row["recipe"] == name and row["text"] == TEXT]
+        own = [row for row in rows if row["recipe"] == name]
         if not own:
             continue
-        splits = sorted({row["split"] for row in own})
-        shares = np.array([np.mean([row["test"] / row["teacher_test"] for row in own if row["split"] == split]) for split in splits])
+        pooled = [np.stack([np.load(right((name, split, row["seed"]))) for row in own if row["split"] == split]) for split in splits(own)]
         rng = np.random.default_rng(0)
-        means = rng.choice(shares, (2000, len(shares))).mean(1)
+        shares = [_share([_drawn(part, rng) for part in pooled]) for _ in range(DRAWS)]
+        by_split = [_share([part]) for part in pooled]
         table.append(
             {
                 "recipe": name,
@@ -123,10 +95,27 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "validation": float(np.mean([row["validation"] for row in own])),
                 "test": float(np.mean([row["test"] for row in own])),
                 "teacher_test": float(np.mean([row["teacher_test"] for row in own])),
-                "of_teacher": float(shares.mean()),
-                "ci95": f"{np.quantile(means, 0.025):.3f}..{np.quantile(means, 0.975):.3f}" if len(shares) > 1 else "one split",
+                "of_teacher": _share(pooled),
+                "ci95": "{:.3f} .. {:.3f}".format(*np.quantile(shares, (0.025, 0.975))),
+                "by_split": f"{min(by_split):.3f} .. {max(by_split):.3f}",
                 "runs": len(own),
                 "seconds": float(np.median([row["seconds"] for row in own])),
             }
         )
     return table
+
+
+def splits(rows: list[dict[str, Any]]) -> list[int]:
+    return sorted({row["split"] for row in rows})
+
+
+def _drawn(part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """part: (seeds, 2, T)."""
+    seeds, _, rows = part.shape
+    return part[rng.integers(seeds, size=seeds)][:, :, rng.integers(rows, size=rows)]
+
+
+def _share(parts: list[np.ndarray]) -> float:
+    """The students' accuracy over the teacher's, each averaged over splits."""
+    student, teacher = (float(np.mean([part[:, which].mean() for part in parts])) for which in (0, 1))
+    return student / teacher

@@ -9,7 +9,8 @@ import world
 from rich.console import Console
 from rich.table import Table
 
-SHORT = ("loop", "cache", "stock_trainer", "search_share")
+SHORT = ("loop", "cache", "stock_trainer", "threads", "search_share")
+RESUMABLE = ("retention", "ablation", "few_shot")  # they keep each run as it is done; their table is made of those
 
 
 def main() -> None:
@@ -17,7 +18,11 @@ def main() -> None:
     for name in sys.argv[1:] or SHORT:
         module = importlib.import_module(name)
         rows = module.run()
-        world.keep(name, rows)
+        if not rows:
+            console.print(f"{name}: no runs yet")
+            continue
+        if name not in RESUMABLE:
+            world.keep(name, rows)
         table = Table(title=f"{name}: {(module.__doc__ or '').splitlines()[0]}", title_justify="left")
         for column in rows[0]:
             table.add_column(column)

@@ -271,10 +271,10 @@ class Family(ABC):
         """Fix in the student, in place, what has to be counted on the training text, such as which n-grams it has. Called after `build`.
 
         Args:
-            ids: (T,) int64 the training rows end to end, in the student's own vocabulary.
+            ids: (T,) int64 the rows that the trial will train on end to end, in the student's own vocabulary.
             offsets: (N + 1,) int64: row n is ids[offsets[n]:offsets[n + 1]].
             answers: (N, C) float32 what is to be learnt of each row: the teacher's probabilities, or its value for a regression; where the strategy
-                has no teacher, the labels (one-hot, or the value), and their mean in rows without one.
+                has no teacher, the labels: one-hot, or the value.
         """
         return
 

@@ -45,6 +45,13 @@ class Tokens:
         """(N,) int64 tokens of each row."""
         return np.diff(self.offsets)
 
+    def rows(self, rows: np.ndarray) -> Tokens:
+        """These rows alone, in this order. rows: (M,) integer row numbers."""
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        places = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Tokens(np.asarray(self.ids)[places], offsets, None if self.types is None else np.asarray(self.types)[places])
+
 
 def joined(parts: Sequence[Tokens]) -> Tokens:
     """Rows of several parts, end to end; either all of pairs or none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,15 +14,16 @@ from rich.table import Table
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from kdsearch import cache, prepare
-from kdsearch.api import Batch, Need, Signal, TeacherRole
+from kdsearch import cache, prepare, shared_start
+from kdsearch.api import Batch, Family, ModelInfo, Need, Signal, TeacherRole
 from kdsearch.config import StudyConfig
 from kdsearch.data import Tokens
 from kdsearch.encoder import Encoder
 from kdsearch.prepare import Known
+from kdsearch.searching.candidates import Candidate
 from kdsearch.searching.view import clock
 from kdsearch.teacher import Plan
-from kdsearch.train import Recipe, Rows, groups, steps_per_epoch
+from kdsearch.train import Recipe, Rows, groups, mixed, steps_per_epoch
 
 SAMPLES = 6  # students that are really built and stepped, spread over the sizes
 STEPS = 2
@@ -33,6 +34,7 @@ class Estimate:
     """Seconds, from a few real steps on this machine, one thread a trial."""
 
     teacher: float  # fine-tuning and the pass over all texts, if nothing of it is cached; of all teachers
+    shared: float  # making the shared start; 0 where there is none
     trial: float  # the mean trial over its full budget
     search: float  # all trials, as many at once as this machine has places
 
@@ -76,6 +78,8 @@ def show(study: StudyConfig, console: Console) -> None:
     if known.others:
         facts.add_row("teachers", f"{1 + len(known.others)}: students learn from the mean of their answers, and start from the first one")
     facts.add_row("teacher", f"about {clock(guess.teacher)}, nothing when it is in the cache")
+    if guess.shared:
+        facts.add_row("shared start", f"about {clock(guess.shared)}, nothing when it is in the cache")
     facts.add_row("a trial", f"about {clock(guess.trial)}")
     facts.add_row("the search", f"about {clock(guess.search)} for {study.search.trials} trials, without early stopping")
     console.print(facts)
@@ -101,22 +105,26 @@ def estimate(known: Known, train: Tokens, parts: list[Tokens]) -> Estimate:
                 own = list(other.learnt.values())
                 theirs = Rows(own[0], labels, pad=0, device=torch.device("cpu")).batch(batch.example.numpy())
                 spent += _teacher_seconds(other.plan, own, _teacher_step(other.plan, theirs), recipe.batch_size)
-            steps = steps_per_epoch(len(train), recipe.batch_size) * study.search.epochs
+            shared = 0.0
+            for family in shared_start.asking(known.plugins.families, known.info) if known.info.shared else ():
+                shapes = family.shared_shapes(known.info)
+                both = sum(_student_step(shape, info, batch) for shape in (shapes[0], shapes[len(shapes) // 2]))
+                shared += both * sum(steps_per_epoch(len(part), recipe.batch_size) for part in parts) * study.space.shared_start
             by_size = sorted(known.exploration.candidates, key=lambda each: each.params)
             chosen = [by_size[round(at)] for at in np.linspace(0, len(by_size) - 1, min(SAMPLES, len(by_size)))]
             seconds = []
             for candidate in chosen:
-                student = candidate.family.build(info)
-                optimiser = torch.optim.AdamW(groups(student, 1e-4, 0.01), fused=True)
-                seconds.append(_seconds(lambda s=student, o=optimiser: _step(s, o, batch)) * steps)  # type: ignore[misc]
-            joint = np.mean([each.strategy.teacher is TeacherRole.JOINT for each in by_size])
-            trial = float(np.mean(seconds) + joint * forward * 1.3 * steps)
+                step = _student_step(candidate.family, info, batch)
+                if candidate.strategy.teacher is TeacherRole.JOINT:
+                    step += 1.3 * forward
+                seconds.append(step * steps_per_epoch(_rows(candidate, known), recipe.batch_size) * study.search.epochs)
+            trial = float(np.mean(seconds))
     finally:
         torch.set_num_threads(threads)
     cores = len(os.sched_getaffinity(0))
     places = max(1, cores // study.search.resources.cpu)
     speed_up = cores / study.search.resources.cpu  # the teacher has all cores
-    return Estimate(spent / speed_up, trial, trial * -(-study.search.trials // places))
+    return Estimate(spent / speed_up, shared / speed_up, trial, trial * -(-study.search.trials // places))
 
 
 def _teacher_step(plan: Plan, batch: Batch) -> float:
@@ -134,15 +142,32 @@ def _teacher_seconds(plan: Plan, parts: list[Tokens], step: float, batch_size: i
     return step * (tuned + passes)
 
 
+def _rows(candidate: Candidate, known: Known) -> int:
+    """That one epoch of a candidate goes through."""
+    train, training = len(known.learnt["train"]), candidate.spec.training
+    unlabelled, augmented = len(known.learnt.get("unlabelled", ())), train * known.config.data.augment
+    return round(train + training.get("unlabelled", 0.0) * unlabelled + training.get("augmented", 0.0) * augmented)
+
+
 def _forward(model: nn.Module, batch: Batch) -> None:
-    with torch.inference_mode():
+    with torch.inference_mode(), mixed(torch.device("cpu")):
         model(batch, (Need(Signal.LOGITS),))
 
 
-def _step(model: nn.Module, optimiser: torch.optim.Optimizer, batch: Batch) -> None:
-    optimiser.zero_grad(set_to_none=True)
-    batch.hard_loss(model(batch, (Need(Signal.LOGITS),)).logits).backward()
-    optimiser.step()
+def _student_step(family: Family, info: ModelInfo, batch: Batch) -> float:
+    """Seconds of a training step of a student, with random weights."""
+    student = family.build(info)
+    batch = replace(batch, ids=batch.ids % family.info(info).vocab)  # any pieces that a pruned vocabulary has: the time is the same
+    optimiser = torch.optim.AdamW(groups(student, 1e-4, 0.01), fused=True)
+
+    def step() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        with mixed(torch.device("cpu"), family.bfloat16):
+            loss = batch.hard_loss(student(batch, (Need(Signal.LOGITS),)).logits)
+        loss.backward()
+        optimiser.step()
+
+    return _seconds(step)
 
 
 def _seconds(work: Callable[[], None]) -> float:

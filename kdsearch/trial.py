@@ -160,7 +160,9 @@ class _Trial:
         if self.vocabulary is not None:
             learnt, validation, pad = self.vocabulary.learnt, self.vocabulary.validation, self.vocabulary.pad
         module = self.family.build(assets.info)
-        self.family.observe(module, as_tensor(learnt.ids).long(), as_tensor(learnt.offsets), self._answers())
+        self.chosen = self._chosen_rows()
+        read = learnt.rows(self.chosen)
+        self.family.observe(module, as_tensor(read.ids).long(), as_tensor(read.offsets), self._answers())
         source = assets.super_student(spec.family, self.vocabulary) if self.family.from_shared else assets.teacher(self.vocabulary)
         self.family.start_from(module, source)
         set_dropout(module, self.recipe.dropout)
@@ -175,21 +177,16 @@ class _Trial:
         self.validation = Rows(validation, assets.validation.labels, pad=pad, device=device)
         self.student_needs = self.strategy.student_needs()
         self.teaching = Teaching(self.strategy, assets, device)
-        self.chosen = self._chosen_rows()
         self.best: _Look | None = None
 
     def _answers(self) -> Tensor:
-        """(N, C) as Family.observe gets them."""
+        """(N, C) of the chosen rows, as Family.observe gets them."""
         assets = self.assets
         if self.strategy.teacher is not TeacherRole.ABSENT:
-            logits = as_tensor(assets.learnt.signals[Need(Signal.LOGITS)])
+            logits = as_tensor(np.asarray(assets.learnt.signals[Need(Signal.LOGITS)])[self.chosen])
             return logits.softmax(-1) if assets.labels else logits
-        labels = as_tensor(assets.learnt.labels)
-        known = labels != -100 if assets.labels else ~labels.isnan()
-        targets = F.one_hot(labels[known], len(assets.labels)).float() if assets.labels else labels[known].unsqueeze(-1)
-        answers = targets.mean(0).repeat(len(labels), 1)
-        answers[known] = targets
-        return answers
+        labels = as_tensor(assets.learnt.labels[self.chosen])
+        return F.one_hot(labels, len(assets.labels)).float() if assets.labels else labels.unsqueeze(-1)
 
     def _chosen_rows(self) -> np.ndarray:
         """The training rows, and of the unlabelled and augmented ones the shares that the recipe asks for."""

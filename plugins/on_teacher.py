@@ -149,6 +149,7 @@ class TeacherFeatures(Family):
         "lower layers kept: Sajjad et al. 2023, arXiv:2004.03844, section 3.1"
     )
     provides: ClassVar[frozenset[Signal]] = PROVIDES
+    bfloat16: ClassVar[bool] = True
 
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo) -> dict[str, Any]:

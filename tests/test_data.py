@@ -469,3 +469,12 @@ def test_rows_of_several_batches_stay_in_order(tokenizer: PreTrainedTokenizerFas
     assert len(tokens) == 2500
     assert tokens.ids[1::3].tolist() == [4 + n % 10 for n in range(2500)]
     assert len(data.tokenise(table([]), tokenizer, 8)) == 0
+
+
+def test_rows_of_tokens_are_cut_out_whole_and_in_order() -> None:
+    tokens = data.Tokens(np.array([5, 6, 7, 8, 9, 10], np.int32), np.array([0, 2, 3, 3, 6]), np.array([0, 1, 0, 0, 1, 1], np.int8))
+    cut = tokens.rows(np.array([3, 2, 0]))
+    assert cut.ids.tolist() == [8, 9, 10, 5, 6]
+    assert cut.offsets.tolist() == [0, 3, 3, 5]
+    assert cut.types is not None
+    assert cut.types.tolist() == [0, 1, 1, 0, 1]

@@ -148,3 +148,12 @@ def test_a_cpu_is_fast_in_bfloat16_when_it_has_the_instructions(able: dict[str, 
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is (torch.bfloat16 if fast else torch.float32)
     with train.mixed(torch.device("cpu"), wanted=False):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.float32
+
+
+@pytest.mark.parametrize(("most", "expected"), [(10.0, [3.0, 4.0]), (2.5, [1.5, 2.0])])
+def test_gradients_are_scaled_together_when_their_norm_is_too_large_and_only_then(most: float, expected: list[float]) -> None:
+    parameters = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
+    parameters[0].grad, parameters[1].grad = torch.tensor([3.0]), torch.tensor([4.0])  # norm 5
+    train.clip(parameters, most)
+    found = [float(parameter.grad) for parameter in parameters if parameter.grad is not None]
+    assert found == pytest.approx(expected, rel=1e-5)
