@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
+from kdsearch import io
 from kdsearch.api import ModelInfo, Need
 from kdsearch.data import Tokens
 from kdsearch.encoder import ANATOMY
@@ -96,7 +97,7 @@ class Assets:
 
     def _model(self, shipped: Shipped, vocabulary: Vocabulary | None) -> PreTrainedModel:
         pieces = None if vocabulary is None else vocabulary.pieces
-        key = (shipped.fingerprint, 0 if pieces is None else len(pieces))
+        key = (shipped.fingerprint, "" if pieces is None else io.digest(np.asarray(pieces, "<i8").tobytes()))
         found = _models.get(key)
         if found is None:
             own = {self.teacher_fingerprint, *(each.fingerprint for each in self.shared.values())}
@@ -118,7 +119,7 @@ class Assets:
         return found
 
 
-_models: dict[tuple[str, int], PreTrainedModel] = {}  # by fingerprint and size of the pruned vocabulary, 0 for its own
+_models: dict[tuple[str, str], PreTrainedModel] = {}  # by fingerprint and digest of the pruned vocabulary's pieces, empty for its own
 
 
 def _fill_buffers(model: PreTrainedModel, config: Any) -> None:

@@ -89,17 +89,18 @@ def _with_control(study: StudyConfig) -> StudyConfig:
     return study.model_copy(update={"space": study.space.model_copy(update={"strategies": (*strategies, finalists.CONTROL)})})
 
 
-def _refuse_changes(folder: Path, known: Known, teacher: str | None = None) -> None:
-    """A study is confirmed on what it was searched on."""
+def _refuse_changes(folder: Path, known: Known, made: Mapping[str, Any] | None = None) -> None:
+    """A study is confirmed on what it was searched on. made: the manifest of what was prepared now."""
     manifest = json.loads((folder / "manifest.json").read_text())
     now = {(each["name"], each["kind"]): each["hash"] for each in known.plugins.describe()}
     changed = [each["name"] for each in manifest["plugins"] if now.get((each["name"], each["kind"])) != each["hash"]]
-    pairs = [
+    pairs: list[tuple[str, Any, Any]] = [
         ("data", manifest["data"]["fingerprint"], known.data.fingerprint),
         ("split", manifest["data"]["split"], known.data.split_fingerprint),
     ]
-    if teacher is not None:
-        pairs.append(("teacher", manifest["teacher"]["fingerprint"], teacher))
+    if made is not None:
+        pairs.append(("teacher", manifest["teacher"]["fingerprint"], made["teacher"]["fingerprint"]))
+        pairs.append(("shared start", prepare.starts(manifest), prepare.starts(made)))
     for what, before, after in pairs:
         if before != after:
             raise StateError(f"{folder}: its {what} changed since it was searched ({before} -> {after}): restore it, then confirm")
@@ -170,7 +171,7 @@ class _Confirmation:
         chosen = self._finalists(top)
         with teacher_progress(self.console) as progress:
             prepared = prepare.prepare(self.known, progress)
-        _refuse_changes(self.folder, self.known, prepared.manifest["teacher"]["fingerprint"])
+        _refuse_changes(self.folder, self.known, prepared.manifest)
         assets = prepared.assets
         rows = (assets.labelled, assets.unlabelled, assets.augmented)
         plan = finalists.plan(chosen, finalists.fresh_seeds(self.study.seed, seeds), rows)

@@ -59,11 +59,13 @@ def show(study: StudyConfig, console: Console) -> None:
         console.print(f"note: {note}", highlight=False)
     limits = ", ".join(f"{name} <= {limit:,}" for name, limit in study.search.limits.items()) or "none"
     rows = known.data
-    train, validation, parts = known.learnt["train"], known.validation, list(known.learnt.values())
+    train, validation = known.learnt["train"], known.validation
+    parts = [*known.learnt.values(), *[train] * study.data.augment]  # augmented text is about as long as what it is made of
     plan = cache.plan(prepare.frozen_needs(found.candidates, known.info), parts, known.plan.info, study.cache.max_bytes)
     stored = plan.bytes + cache.bytes_needed(prepare.scored_needs(known), validation, known.plan.info)
     for other in known.others:
-        stored += cache.bytes_needed([Need(Signal.LOGITS)], [*other.learnt.values(), other.validation], other.plan.info)
+        theirs = [*other.learnt.values(), *[other.learnt["train"]] * study.data.augment, other.validation]
+        stored += cache.bytes_needed([Need(Signal.LOGITS)], theirs, other.plan.info)
     guess = estimate(known, train, parts)
     facts = Table(title=f"study {study.name}", title_justify="left", show_header=False)
     facts.add_row("rows", f"{len(train):,} train, {len(validation):,} validation, {rows.test_rows:,} test (sealed)")
@@ -102,7 +104,7 @@ def estimate(known: Known, train: Tokens, parts: list[Tokens]) -> Estimate:
             forward = _teacher_step(known.plan, batch)
             spent = _teacher_seconds(known.plan, parts, forward, recipe.batch_size)
             for other in known.others:
-                own = list(other.learnt.values())
+                own = [*other.learnt.values(), *[other.learnt["train"]] * study.data.augment]
                 theirs = Rows(own[0], labels, pad=0, device=torch.device("cpu")).batch(batch.example.numpy())
                 spent += _teacher_seconds(other.plan, own, _teacher_step(other.plan, theirs), recipe.batch_size)
             shared = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -90,8 +91,13 @@ class Encoder(nn.Module):
                 self.model.set_attn_implementation("eager")  # the fused kernels never form the probabilities
             arguments["output_attentions"] = True
         layers = self.model.get_submodule(self.anatomy.layers)
+        last = self.model.get_submodule(self.anatomy.head[-1])
+        below: list[Tensor] = []
         values: dict[int, Tensor] = {}
         hooks = []
+        mixed = torch.is_autocast_enabled(batch.ids.device.type)
+        if mixed:
+            hooks.append(last.register_forward_pre_hook(lambda _module, inputs: below.append(inputs[0])))
         if Signal.VALUES in wanted:
             for index, layer in enumerate(layers.children()):
 
@@ -124,7 +130,12 @@ class Encoder(nn.Module):
                 heads = self.model.config.num_attention_heads
                 found = flat.unflatten(-1, (heads, -1)).transpose(1, 2)
             layered[need.signal, need.layer] = found.float()
-        return Outputs(output.logits.float(), layered)
+        logits = output.logits
+        if mixed:
+            # In bfloat16 a regression with a large mean would have a few values left, and classes 8 bits.
+            with torch.autocast(logits.device.type, enabled=False):
+                logits = last(below[0].float())
+        return Outputs(logits.float(), layered)
 
 
 def mean_over_tokens(states: Tensor, mask: Tensor) -> Tensor:

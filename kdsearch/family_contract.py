@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,15 @@ class _Teacher:
 
     def batch(self, extra_columns: int = 0) -> Batch:
         return eight_sentences(labels=self.info.labels, vocab=self.info.vocab, extra_columns=extra_columns)
+
+    def text(self, family: Family) -> tuple[Tensor, Tensor, Tensor]:
+        """The eight sentences as `Family.observe` gets them: ids (T,) in the student's vocabulary, offsets (N + 1,), answers (N, C)."""
+        batch = self.batch()
+        offsets = torch.cat((torch.zeros(1, dtype=torch.int64), batch.mask.sum(1).cumsum(0)))
+        with torch.no_grad():
+            logits = self.model(input_ids=batch.ids, attention_mask=batch.mask).logits
+        ids = batch.ids[batch.mask] % family.info(self.info).vocab
+        return ids, offsets, logits if self.info.task == "regression" else logits.softmax(-1)
 
 
 @cache
@@ -188,7 +198,7 @@ class FamilyContract:
         teacher = _tiny()
         batch, wider = teacher.batch(), teacher.batch(extra_columns=5)
         for family in self._proposals(teacher):
-            module = _build(family, teacher)
+            module = _observed(family, teacher)
             needs = _all_needs(family.info(teacher.info))
             before, after = _run(module, batch, needs), _run(module, wider, needs)
             for name, one, two in _matching(before, after):
@@ -204,7 +214,7 @@ class FamilyContract:
         order = torch.tensor((5, 2, 7, 0, 3, 6, 1, 4))
         batch = teacher.batch()
         for family in self._proposals(teacher):
-            module = _build(family, teacher)
+            module = _observed(family, teacher)
             needs = _all_needs(family.info(teacher.info))
             before, after = _run(module, batch, needs), _run(module, reordered(batch, order), needs)
             for name, one, two in _matching(before, after):
@@ -219,11 +229,30 @@ class FamilyContract:
             logits = _run(_build(family, teacher), pairs, [_LOGITS]).logits
             require(bool(torch.isfinite(logits).all()), f"the logits of {family} are not finite for a batch with token types")
 
+    def test_observe_takes_text_and_answers(self) -> None:
+        for teacher in _teachers():
+            for family in self._proposals(teacher):
+                student = _build(family, teacher)
+                given = teacher.text(family)
+                problem = _mismatch(family, student, given)
+                require(
+                    problem is None,
+                    f"observe() of {family.name} cannot be called with (student, ids, offsets, answers): {problem}; "
+                    "write `def observe(self, student, ids, offsets, answers)`",
+                )
+                before = [each.clone() for each in given]
+                family.observe(student, *given)
+                for name, now, was in zip(("ids", "offsets", "answers"), given, before, strict=True):
+                    require(torch.equal(now, was), f"observe() of {family} changes its {name}: copy before you change")
+                require(_parameters(student) == family.size(teacher.info), f"observe() of {family} changes the number of parameters")
+                logits = _run(student, teacher.batch(), [_LOGITS]).logits
+                require(bool(torch.isfinite(logits).all()), f"the logits of {family} are not finite after observe()")
+
     def test_start_leaves_the_teacher_alone_and_the_student_finite(self) -> None:
         for teacher in _teachers():
             for family in self._proposals(teacher):
                 own = copy.deepcopy(teacher.model)
-                student = _build(family, teacher)
+                student = _observed(family, teacher)
                 family.start_from(student, own)
                 for (name, now), before in zip(own.state_dict().items(), teacher.model.state_dict().values(), strict=True):
                     require(torch.equal(now, before), f"start_from() of {family} changes the teacher's {name}: copy before you cut")
@@ -260,7 +289,7 @@ class FamilyContract:
     def test_weights_survive_a_state_dict(self) -> None:
         teacher = _tiny()
         for family in self._proposals(teacher):
-            one, other = _build(family, teacher, seed=0), _build(family, teacher, seed=1)
+            one, other = _observed(family, teacher), _build(family, teacher, seed=1)
             other.load_state_dict(copy.deepcopy(one.state_dict()))
             same = torch.equal(_run(one, teacher.batch(), [_LOGITS]).logits, _run(other, teacher.batch(), [_LOGITS]).logits)
             require(
@@ -312,11 +341,61 @@ class FamilyContract:
                 sizes.append(family.size(teacher.info))
             require(sizes == sorted(sizes), f"known_good() gives sizes {sizes} for {teacher.info}: smallest first")
 
+    def test_shared_shapes_are_corners_of_the_first(self) -> None:
+        cls = self.family
+        if not any(cls.shared_shapes(teacher.info) for teacher in _teachers()):
+            skip("shared_shapes() gives none")
+        for teacher in _teachers():
+            shapes = cls.shared_shapes(teacher.info)
+            for shape in shapes:
+                require(isinstance(shape, cls), f"shared_shapes() gives {shape!r}, not an instance of {cls.__name__}")
+                pieces = shape.info(teacher.info).vocab
+                require(
+                    pieces == teacher.info.vocab,
+                    f"{shape} of shared_shapes() has a vocabulary of {pieces}, the teacher one of {teacher.info.vocab}: "
+                    "all of them read the teacher's own pieces",
+                )
+            if not shapes:
+                continue
+            largest = _build(shapes[0], teacher)
+            require(
+                isinstance(shapes[0].stock(largest), PreTrainedModel),
+                f"the first of shared_shapes(), {shapes[0]}, has no stock() model: a super-student is kept as one",
+            )
+            whole = {name: parameter.shape for name, parameter in largest.named_parameters()}
+            for shape in shapes[1:]:
+                for name, parameter in _build(shape, teacher).named_parameters():
+                    require(name in whole, f"{shape} of shared_shapes() has a parameter {name}, which the first, {shapes[0]}, lacks")
+                    own, there = tuple(parameter.shape), tuple(whole[name])
+                    require(
+                        len(own) == len(there) and all(mine <= most for mine, most in zip(own, there, strict=True)),
+                        f"{name} of {shape} of shared_shapes() is {own}, no corner of the {there} of the first, {shapes[0]}: the largest first",
+                    )
+
+    def test_students_start_shared_where_a_study_has_one_alone(self) -> None:
+        teacher = _tiny()
+        with_one = replace(teacher, info=replace(teacher.info, shared=True))
+        for family in self._proposals(teacher):
+            require(
+                not family.from_shared, f"{family} starts shared in a study without a shared start: look at teacher.shared in suggest()"
+            )
+        asking = [family for family in self._proposals(with_one) if family.from_shared]
+        if self.family.shared_shapes(teacher.info):
+            require(
+                bool(asking), "shared_shapes() gives shapes, and no proposal with teacher.shared has from_shared: offer it in suggest()"
+            )
+        else:
+            require(not asking, f"{asking[:1]} starts shared, and shared_shapes() gives no shapes: the family has no super-student")
+
+    def test_bfloat16_is_a_bool(self) -> None:
+        said = self.family.bfloat16
+        require(isinstance(said, bool), f"bfloat16 of {self.family.name} is {said!r}: write True or False")
+
     def test_twenty_steps_bring_the_loss_down(self) -> None:
         teacher = _tiny()
         batch = teacher.batch()
         for family in self._proposals(teacher):
-            module = _build(family, teacher)
+            module = _observed(family, teacher)
             family.start_from(module, teacher.model)
             optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3 * family.lr_scale)
             losses = []
@@ -335,6 +414,23 @@ def _build(family: Family, teacher: _Teacher, seed: int = 0) -> nn.Module:
         module = family.build(teacher.info)
     require(isinstance(module, nn.Module), f"build() of {family} returns {type(module).__name__}, not a module")
     return module.eval()
+
+
+def _mismatch(family: Family, student: nn.Module, given: tuple[Tensor, Tensor, Tensor]) -> str | None:
+    """Why observe() cannot be called as a trial calls it; None where it can."""
+    try:
+        inspect.signature(family.observe).bind(student, *given)
+    except TypeError as problem:
+        return str(problem)
+    return None
+
+
+def _observed(family: Family, teacher: _Teacher) -> nn.Module:
+    """Built, and shown the text as in a trial. An observe() that takes something else is left out: the check that is about it says so."""
+    student, given = _build(family, teacher), teacher.text(family)
+    if _mismatch(family, student, given) is None:
+        family.observe(student, *given)
+    return student
 
 
 def _run(module: nn.Module, batch: Batch, needs: Sequence[Need]) -> Outputs:

@@ -123,10 +123,14 @@ def _attention_rows(weights: Mapping[str, Tensor], at: str, teacher_heads: int, 
     by_qk = query.norm(dim=2) * key.norm(dim=2)  # (A, d)
     by_vo = value.norm(dim=2) * output.norm(dim=0)
     strength = torch.stack([(output[:, head] @ value[head]).norm() for head in range(teacher_heads)])
-    best = _taken(strength, max(1, min(heads, teacher_heads)), "leading" if order == "leading" else "ranked").tolist()
+    best = _taken(strength, max(1, min(heads, teacher_heads)), "ranked").tolist()
     rows_qk, rows_vo = [], []
     for head in range(heads):
-        source, part = best[head % len(best)], head // len(best)
+        if order == "leading":  # whole heads, one after another: the rows that are the corner of a wider student
+            source, part = divmod(head, max(1, teacher_size // size))
+            source %= teacher_heads
+        else:
+            source, part = best[head % len(best)], head // len(best)
         chosen = slice(part * size, (part + 1) * size)
         rows_qk.append(source * teacher_size + by_qk[source].argsort(descending=True)[chosen].sort().values)
         rows_vo.append(source * teacher_size + by_vo[source].argsort(descending=True)[chosen].sort().values)

@@ -137,8 +137,8 @@ class Bigrams(nn.Module):
         """Take the pairs that tell most about the answers, equal ones by their key; a row's first and last token are specials and count for nothing.
 
         How much a pair tells is, over the n places where it stands, the sum of the answers' distance from their mean, over sqrt(n + 3): a
-        t statistic but for the spread, which is the same for all pairs, and drawn to zero for the rare ones. Of several classes the one that it
-        tells most about counts.
+        t statistic but for the answers' spread, one for all pairs, and drawn to zero for the rare ones. Of several classes the one that it tells
+        most about counts.
 
         Args:
             ids: (T,) int64 rows end to end; offsets: (N + 1,) int64, row n is ids[offsets[n]:offsets[n + 1]].
@@ -152,7 +152,7 @@ class Bigrams(nn.Module):
         pairs = (ids[:-1] * self.vocabulary + ids[1:])[both]
         row = torch.repeat_interleave(torch.arange(len(answers)), offsets.diff())[:-1][both]
         known, place, counts = pairs.unique(return_inverse=True, return_counts=True)
-        apart = (answers - answers.mean(0)) / answers.std(0, correction=0).clamp_min(1e-6)
+        apart = answers - answers.mean(0)
         told = torch.stack([torch.zeros(len(known)).index_add_(0, place, each[row]) for each in apart.unbind(1)]).abs().amax(0)
         kept = known[(told / (counts + 3).sqrt()).argsort(descending=True, stable=True)[: len(self.keys)]]
         self.keys.fill_(self.vocabulary**2)

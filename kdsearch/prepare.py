@@ -117,9 +117,21 @@ def inspect(study: StudyConfig) -> Known:
     info = replace(plan.info, vocabularies=vocabulary.sizes(pieces, minimum), teachers=len(study.teachers), shared=shared)
     if shared:
         shared_start.asking(loaded.families, info)
+    _refuse_start_that_is_not_there(study)
     explored = explore(study, loaded, info, price=lambda family: cost.price(family, info, length))
+    if shared and not any(each.family.from_shared for each in explored.candidates):
+        raise InputError(
+            "space.shared_start: no student of this space starts from it: let space.knobs.transformer.start be shared, or leave it out"
+        )
     validation = data.tokenise(rows.validation, plan.tokenizer, length)
     return Known(study, loaded, rows, plan, tables, learnt, validation, pieces, info, explored, others)
+
+
+def _refuse_start_that_is_not_there(study: StudyConfig) -> None:
+    for name, override in study.space.knobs.items():
+        asked = override.get("choices", ()) if isinstance(override, Mapping) else (override,)
+        if name.endswith(".start") and "shared" in asked and not study.space.shared_start:
+            raise InputError(f"space.knobs.{name}: there is no shared start: set space.shared_start to the epochs of making one, such as 1")
 
 
 def _refuse_without_several(study: StudyConfig, loaded: Plugins) -> None:
@@ -223,7 +235,7 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
     manifest = _manifest(known, teachers, assets, stored)
     if shared:
         manifest["shared_start"] = {
-            name: {"params": made.params, "shapes": made.shapes, "seconds": made.seconds, "fingerprint": made.model.fingerprint}
+            name: {"params": made.params, "shapes": made.shapes, "seconds": made.seconds, "fingerprint": made.digest}
             for name, made in shared.items()
         }
     return Prepared(known, teachers, assets, manifest, forwards, seconds, tuple(notes))
@@ -290,6 +302,11 @@ def _vocabularies(known: Known, found: Teacher, tables: Mapping[str, Table]) -> 
         validation = data.tokenise(known.data.validation, tokenizer, length)
         made[size] = Vocabulary(pieces, files, tokenizer.pad_token_id or 0, learnt, validation)
     return made
+
+
+def starts(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The fingerprint of each family's super-student, where a study has them."""
+    return {name: each["fingerprint"] for name, each in manifest.get("shared_start", {}).items()}
 
 
 def _facts(found: Teacher, max_length: int) -> dict[str, Any]:

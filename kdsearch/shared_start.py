@@ -3,8 +3,8 @@
 Its shapes are trained together, the weights of a smaller one being the first rows and columns of every matrix of the largest, which begins as the
 teacher's first layers with their most important dimensions, heads and neurons in front. At each step the largest and one drawn smaller shape learn
 the teacher's answers and its last pooled state (Yu & Huang 2019, Universally Slimmable Networks, arXiv:1903.05134, section 3.2, the sandwich rule
-with its smallest drawn as well; Hou et al. 2020, DynaBERT, arXiv:2004.04037, section 2.1, importance in front). It is made once, kept by content,
-and any trial of any study with this teacher and text starts from it for nothing.
+with its smallest drawn as well; Hou et al. 2020, DynaBERT, arXiv:2004.04037, section 2.1, importance in front). It is made once and kept by content:
+any trial of any study with this teacher, text and number of epochs starts from it for nothing.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Made:
     """A super-student and what it took."""
 
     model: Shipped
+    digest: str  # of the weights: the same inputs on another machine may give others
     shapes: int  # that were trained together
     params: int
     seconds: float  # when it was made
@@ -50,13 +51,26 @@ class Made:
     notes: tuple[str, ...] = ()
 
 
-def corner(weights: Mapping[str, Tensor], target: nn.Module) -> dict[str, Tensor]:
-    """For each parameter of target, the leading rows and columns of the one of that name, as views that pass gradients on.
+def sizes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in module.named_parameters()}
+
+
+def corner(weights: Mapping[str, Tensor], target: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """For each parameter of a smaller shape, the leading rows and columns of the one of that name, as views that pass gradients on.
 
     Raises:
         KeyError: target has a parameter that weights lack.
     """
-    return {name: weights[name][tuple(slice(length) for length in own.shape)] for name, own in target.named_parameters()}
+    return {name: weights[name][tuple(slice(length) for length in size)] for name, size in target.items()}
+
+
+def _hollow(shape: Family, teacher: ModelInfo) -> tuple[nn.Module, dict[str, torch.Size]]:
+    """A module that has its buffers and lends its weights from elsewhere, and their sizes: many shapes at once would not fit the memory."""
+    module = shape.build(teacher).requires_grad_(False)
+    kept = sizes(module)
+    for parameter in module.parameters():
+        parameter.data = parameter.data.new_empty(0)
+    return module, kept
 
 
 def make(assets: Assets, family: type[Family], epochs: float, progress: Progress | None = None) -> Made:
@@ -97,9 +111,10 @@ def make(assets: Assets, family: type[Family], epochs: float, progress: Progress
 
     reused, notes = cache.kept_folder(folder, _RECORD, files, progress, "waiting for another process that makes the same super-student")
     weights = load_arrays((folder / _WEIGHTS).read_bytes())
-    seconds = float(json.loads((folder / _RECORD).read_text())["seconds"])
+    record = json.loads((folder / _RECORD).read_text())
+    model = Shipped((folder / _CONFIG).read_text(), weights, address)
     params = shapes[0].size(assets.info)
-    return Made(Shipped((folder / _CONFIG).read_text(), weights, address), len(shapes), params, seconds, reused, notes)
+    return Made(model, record["files"][_WEIGHTS], len(shapes), params, float(record["seconds"]), reused, notes)
 
 
 def _distilled(shapes: tuple[Family, ...], assets: Assets, epochs: float, progress: Progress | None) -> PreTrainedModel:
@@ -115,8 +130,7 @@ def _distilled(shapes: tuple[Family, ...], assets: Assets, epochs: float, progre
         tokens, pad = (part.tokens, assets.pad) if table is None else (table.tokens(part.tokens), table.pad)
         rows = Rows(tokens, part.labels, pad=pad, device=device)
         module.to(device).train()
-        # Only their shapes and buffers are used: the values come from the largest.
-        smaller = [shape.build(assets.info).requires_grad_(False).to(device).train() for shape in shapes[1:]]
+        smaller = [(hollow.to(device).train(), kept) for hollow, kept in (_hollow(shape, assets.info) for shape in shapes[1:])]
         # One map for all widths, of which a student w wide uses the first w columns; nothing keeps it afterwards.
         into = nn.Linear(largest.info(assets.info).hidden, assets.info.hidden, bias=False, device=device)
         logits, pooled = (as_tensor(part.signals[from_bottom(need, assets.info)]).to(device) for need in NEEDS)
@@ -127,8 +141,8 @@ def _distilled(shapes: tuple[Family, ...], assets: Assets, epochs: float, progre
             with mixed(device):
                 answers = [module(batch, NEEDS)]
                 if smaller:
-                    target = smaller[int(drawn.integers(len(smaller)))]
-                    answers.append(functional_call(target, corner(weights, target), (batch, NEEDS)))
+                    target, kept = smaller[int(drawn.integers(len(smaller)))]
+                    answers.append(functional_call(target, corner(weights, kept), (batch, NEEDS)))
             terms: dict[str, Tensor] = {}
             for name, answer in zip(("largest", "smaller"), answers, strict=False):
                 state = answer.layered[Signal.POOLED, -1]

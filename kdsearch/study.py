@@ -153,7 +153,9 @@ def _refuse_other_study(folder: Path, wanted: StudyConfig) -> None:
     kept = folder / "study.yaml"
     if not kept.exists():
         return
-    changed = config.differences(yaml.safe_load(kept.read_text()), config.resolved(wanted))
+    # Read as a study is read: keys that came later then have the defaults that it was made with.
+    before = config.resolved(config.from_mapping(yaml.safe_load(kept.read_text()), str(kept)))
+    changed = config.differences(before, config.resolved(wanted))
     if changed:
         listed = "\n".join(changed[:7])
         raise StateError(
@@ -171,6 +173,7 @@ def _keep(folder: Path, wanted: StudyConfig, prepared: Prepared) -> dict[str, An
             ("data", before["data"]["fingerprint"], manifest["data"]["fingerprint"]),
             ("split", before["data"]["split"], manifest["data"]["split"]),
             ("teacher", before["teacher"]["fingerprint"], manifest["teacher"]["fingerprint"]),
+            ("shared start", prepare.starts(before), prepare.starts(manifest)),
             ("plugins", [_identity(p) for p in before["plugins"]], [_identity(p) for p in manifest["plugins"]]),
         ):
             if one != other:

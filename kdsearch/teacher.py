@@ -206,9 +206,12 @@ def _tuned(
         "backbone_weights": plan.checkpoint.digest(),
         "tokenizer": checkpoint.tokenizer_hash(plan.tokenizer),
     }
-    if fast_bfloat16(default_device()):
-        decided["precision"] = "bfloat16"
-    folder = cache.cache_root() / "teachers" / io.digest(io.canonical(decided))
+    # One that was tuned in the other precision, on another machine or before, serves as well: the studies made with it can go on.
+    either = [decided | {"precision": "bfloat16"}, decided]
+    if not fast_bfloat16(default_device()):
+        either.reverse()
+    folders = [cache.cache_root() / "teachers" / io.digest(io.canonical(each)) for each in either]
+    decided, folder = next((pair for pair in zip(either, folders, strict=True) if pair[1].exists()), (either[0], folders[0]))
 
     def files() -> dict[str, bytes]:
         begun = time.monotonic()

@@ -14,7 +14,7 @@ from kdsearch.assets import Assets, Part
 from kdsearch.cache import from_bottom
 from kdsearch.encoder import Encoder
 from kdsearch.private_teacher import PrivateTeacher, split_state
-from kdsearch.train import Rows, as_tensor, token_places
+from kdsearch.train import Rows, as_tensor, mixed, token_places
 
 _LOGITS = Need(Signal.LOGITS)
 
@@ -108,17 +108,18 @@ class Teaching:
         """The teacher's Outputs for these rows; batch: the same rows as the student reads them."""
         if self._private is not None:
             own = self._rows.batch(rows)
-            if self._signals is None:
-                return self._private(own, self._needs)
-            (state,) = self._signals.layered(own.example, own.ids.shape[1]).values()
-            return self._private.from_state(own, state)
+            with mixed(self._device):
+                if self._signals is None:
+                    return self._private(own, self._needs)
+                (state,) = self._signals.layered(own.example, own.ids.shape[1]).values()
+                return self._private.from_state(own, state)
         if self._signals is None:
             return None
         logits = self._signals.logits(batch.example)
         each = None if self._each is None else self._each[:, batch.example]
         if self._live is None:
             return Outputs(logits, self._signals.layered(batch.example, batch.ids.shape[1]), each)
-        with torch.no_grad():
+        with torch.no_grad(), mixed(self._device):
             return Outputs(logits, self._live(self._rows.batch(rows), self._needs).layered, each)
 
     def drift(self) -> dict[str, float] | None:

@@ -184,7 +184,7 @@ def fit(
     *,
     seed: int,
     rungs: Sequence[float] = (),
-    on_rung: Callable[[float], bool] | None = None,
+    on_rung: Callable[[Sequence[float]], bool] | None = None,
     deadline: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, float]]:
@@ -195,7 +195,8 @@ def fit(
         parameter_groups: for AdamW; each group's "lr" is the peak of its schedule.
         lengths: (N,) tokens of each row.
         seed: of the order of the rows alone; torch's generator is the caller's.
-        rungs: shares of the planned examples, ascending, after which on_rung is called, unless that is the end; it returns True to stop here.
+        rungs: shares of the planned examples, ascending. on_rung is called after a step that passes some, unless it is the last, with those that
+            it passes; it returns True to stop here.
         deadline: time.monotonic() after which to give up.
         progress: called with (steps done, steps in all) after each step.
 
@@ -247,7 +248,8 @@ def fit(
             sums, counted = {}, 0
         if progress is not None:
             progress(at + 1, total)
-        while waiting and (at + 1) / total >= waiting[0] and at + 1 < total:
-            if on_rung is not None and on_rung(waiting.pop(0)):
-                return history
+        passed = [rung for rung in waiting if rung <= (at + 1) / total]
+        waiting = waiting[len(passed) :]
+        if passed and at + 1 < total and on_rung is not None and on_rung(passed):
+            return history
     return history

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdsearch import compact, io, metrics, student
-from kdsearch.api import Need, Signal, Strategy, TeacherRole
+from kdsearch.api import Family, Need, Signal, Strategy, TeacherRole
 from kdsearch.assets import Assets
 from kdsearch.plugins import Plugins
 from kdsearch.teaching import Teaching
@@ -143,6 +143,11 @@ class _Look:
     share: float  # of the planned examples
     score: float
     weights: dict[str, Tensor]
+    tuned: dict[str, Tensor] | None  # the teacher's copy beside it, in joint training
+
+
+def _copied(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
 class _Trial:
@@ -161,8 +166,9 @@ class _Trial:
             learnt, validation, pad = self.vocabulary.learnt, self.vocabulary.validation, self.vocabulary.pad
         module = self.family.build(assets.info)
         self.chosen = self._chosen_rows()
-        read = learnt.rows(self.chosen)
-        self.family.observe(module, as_tensor(read.ids).long(), as_tensor(read.offsets), self._answers())
+        if type(self.family).observe is not Family.observe:  # putting the text together takes a while, where it is long
+            read = learnt.rows(self.chosen)
+            self.family.observe(module, as_tensor(read.ids).long(), as_tensor(read.offsets), self._answers())
         source = assets.super_student(spec.family, self.vocabulary) if self.family.from_shared else assets.teacher(self.vocabulary)
         self.family.start_from(module, source)
         set_dropout(module, self.recipe.dropout)
@@ -214,8 +220,9 @@ class _Trial:
         batch = self.rows.batch(rows)
         with mixed(self.device, self.device.type == "cuda" or self.family.bfloat16):
             answer = self.module(batch, self.student_needs)
-            teacher = self.teaching.outputs(rows, batch)
-            return self.strategy.loss(answer, teacher, batch, self.extra, progress)
+        teacher = self.teaching.outputs(rows, batch)
+        # The loss in full precision: differences of near-equal probabilities are lost in bfloat16.
+        return self.strategy.loss(answer, teacher, batch, self.extra, progress)
 
     def _scores(self) -> tuple[np.ndarray, dict[str, float]]:
         logits = student.predict(self.module, self.validation)
@@ -225,7 +232,7 @@ class _Trial:
         """Whether training is to go on; the weights of the best look are kept."""
         score = scores[self.assets.quality]
         if self.best is None or score > self.best.score:
-            self.best = _Look(share, score, {name: tensor.clone() for name, tensor in self.module.state_dict().items()})
+            self.best = _Look(share, score, _copied(self.module), None if self.teaching.tuned is None else _copied(self.teaching.tuned))
         assert self.recipe.patience is not None
         return share - self.best.share < self.recipe.patience - 1e-9
 
@@ -234,14 +241,15 @@ class _Trial:
         stopped = False
         patient = self.recipe.patience is not None
 
-        def on_rung(share: float) -> bool:
+        def on_rung(passed: Sequence[float]) -> bool:
             nonlocal validation_seconds, stopped
             at = time.monotonic()
             _, scores = self._scores()
             validation_seconds += time.monotonic() - at
-            if share in RUNGS:
-                stopped = bool(report(Report(share, scores, time.monotonic() - begun)))
-            return stopped or (patient and not self._improves(share, scores))
+            for share in passed:
+                if share in RUNGS and not stopped:
+                    stopped = bool(report(Report(share, scores, time.monotonic() - begun)))
+            return stopped or (patient and not self._improves(passed[-1], scores))
 
         parameter_groups = self._parameter_groups()
         self.module.train()
@@ -264,6 +272,8 @@ class _Trial:
             assert self.best is not None
             if scores[self.assets.quality] < self.best.score:
                 self.module.load_state_dict(self.best.weights)
+                if self.teaching.tuned is not None and self.best.tuned is not None:
+                    self.teaching.tuned.load_state_dict(self.best.tuned)
                 logits, scores = self._scores()
         if not np.isfinite(logits).all():
             raise NotFinite("the student's answers on validation are not finite")

@@ -68,8 +68,8 @@ def test_lower_bound_is_searchsorted() -> None:
 def test_the_pairs_that_tell_most_are_kept_sorted() -> None:
     table = modules.Bigrams(2, 10)
     # Inside: 4 5 · 4 5 · 7 8 · 4 5, 7 8 · 6 5. Across rows or with a first or last token (2 and 3): nothing.
-    # The answers' mean is 0.5, their distance from it in deviations of 0.4: 1, -1, 1, 0, -1. So 4 5 tells |1 - 1 + 0| / sqrt(3 + 3),
-    # 7 8 (1 + 0) / sqrt(2 + 3) = 0.447, 6 5 |-1| / sqrt(1 + 3) = 0.5.
+    # The answers' mean is 0.5, their distance from it 0.4, -0.4, 0.4, 0, -0.4. So 4 5 tells |0.4 - 0.4 + 0| / sqrt(3 + 3) = 0,
+    # 7 8 (0.4 + 0) / sqrt(2 + 3) = 0.18, 6 5 |-0.4| / sqrt(1 + 3) = 0.2.
     texts = ((2, 4, 5, 3), (2, 4, 5, 3), (2, 7, 8, 3), (2, 4, 5, 2, 7, 8, 3), (2, 6, 5, 3), (2, 3), ())
     table.observe(*rows(*texts, answers=(0.9, 0.1, 0.9, 0.5, 0.1, 0.5, 0.5)))
     assert table.keys.tolist() == [65, 78]
@@ -83,7 +83,7 @@ def test_of_pairs_that_tell_as_much_the_lower_keys_are_kept() -> None:
 
 def test_a_pair_that_stands_more_often_with_one_answer_tells_more() -> None:
     table = modules.Bigrams(1, 10)
-    # Deviations 1, 1, -1, -1: 4 5 tells 2 / sqrt(5) = 0.89, 6 7 tells 1 / sqrt(4) = 0.5.
+    # Distances 0.4, 0.4, -0.4, -0.4: 4 5 tells 0.8 / sqrt(5) = 0.36, 6 7 tells 0.4 / sqrt(4) = 0.2.
     table.observe(*rows((2, 4, 5, 3), (2, 4, 5, 3), (2, 6, 7, 3), (2, 3), answers=(0.9, 0.9, 0.1, 0.1)))
     assert table.keys.tolist() == [45]
 

@@ -12,7 +12,7 @@ import worlds
 from torch import nn
 from torch.func import functional_call
 
-from kdsearch import cache, plugins, shared_start
+from kdsearch import cache, initialise, plugins, shared_start
 from kdsearch.api import Family, Need, Signal
 from kdsearch.assets import Assets
 from kdsearch.encoder import Encoder
@@ -46,7 +46,7 @@ def answers(module: nn.Module, assets: Assets) -> torch.Tensor:
 
 def test_a_corner_is_the_leading_rows_and_columns_and_only_they_get_a_gradient() -> None:
     largest, smaller = nn.Linear(3, 3), nn.Linear(2, 1)
-    cut = shared_start.corner(dict(largest.named_parameters()), smaller)
+    cut = shared_start.corner(dict(largest.named_parameters()), shared_start.sizes(smaller))
     torch.testing.assert_close(cut["weight"], largest.weight[:1, :2])
     torch.testing.assert_close(cut["bias"], largest.bias[:1])
     functional_call(smaller, cut, (torch.tensor([[2.0, 5.0]]),)).sum().backward()
@@ -58,7 +58,7 @@ def test_the_shapes_are_corners_of_the_largest_and_the_largest_comes_first(asset
     weights = dict(shapes[0].build(assets.info).named_parameters())
     assert len(shapes) > 1
     for each in shapes:
-        cut = shared_start.corner(weights, each.build(assets.info))
+        cut = shared_start.corner(weights, shared_start.sizes(each.build(assets.info)))
         assert sum(part.numel() for part in cut.values()) == each.size(assets.info)
 
 
@@ -93,7 +93,7 @@ def test_a_student_that_starts_shared_is_that_corner_of_the_super_student(made: 
     module = family.build(assets.info)
     source = assets.super_student("transformer")
     family.start_from(module, source)
-    expected = shared_start.corner(dict(Encoder(source).named_parameters()), module)
+    expected = shared_start.corner(dict(Encoder(source).named_parameters()), shared_start.sizes(module))
     torch.testing.assert_close(answers(module, assets), answers(_Called(family.build(assets.info), expected), assets), atol=1e-5, rtol=1e-4)
 
 
@@ -150,11 +150,61 @@ def test_other_text_another_teacher_or_another_length_makes_another_one(made: tu
     assets, root = made
     monkeypatch.setenv("KDSEARCH_CACHE", str(root))
     monkeypatch.setattr(shared_start, "_distilled", lambda *_: assets.teacher())
-    addresses = {
-        shared_start.make(each, TRANSFORMER, epochs).model.fingerprint
-        for each, epochs in ((assets, 6.0), (assets, 1.0), (replace(assets, teacher_fingerprint="another"), 6.0))
-    }
-    assert len(addresses) == 3
+    learnt, logits = assets.learnt, Need(Signal.LOGITS)
+    read, said = learnt.tokens.ids.copy(), np.asarray(learnt.signals[logits]).copy()
+    read[1] = read[1] % 90 + 5
+    said[0, 0] += 0.25
+    # The same tokens in other rows: the first row's last one begins the second row.
+    cut = learnt.tokens.offsets.copy()
+    cut[1] -= 1
+    of_text, of_rows, of_answers = (
+        replace(assets, learnt=part)
+        for part in (
+            replace(learnt, tokens=replace(learnt.tokens, ids=read)),
+            replace(learnt, tokens=replace(learnt.tokens, offsets=cut)),
+            replace(learnt, signals={**learnt.signals, logits: said}),
+        )
+    )
+    assert (read != learnt.tokens.ids).sum() == (said != learnt.signals[logits]).sum() == 1
+    of_teacher = replace(assets, teacher_fingerprint="another")
+    found = [
+        shared_start.make(each, TRANSFORMER, epochs)
+        for each, epochs in ((assets, 6.0), (assets, 1.0), (of_teacher, 6.0), (of_text, 6.0), (of_rows, 6.0), (of_answers, 6.0))
+    ]
+    assert len({each.model.fingerprint for each in found}) == 6
+    assert [each.reused for each in found] == [True] + [False] * 5
+
+
+@pytest.mark.parametrize("teacher_heads", [1, 2])
+def test_with_smaller_heads_a_student_has_the_rows_of_its_corner_and_no_others(made: tuple[Assets, Path], teacher_heads: int) -> None:
+    assets, _ = made
+    size = assets.info.hidden // assets.info.heads
+    width = teacher_heads * size
+    source = assets.super_student("transformer")
+    whole = initialise.bert_names(source)
+    for smaller in (size // 2, size // 4):
+        family = shape(assets, hidden=width, head_size=smaller, start="shared")
+        module = family.build(assets.info)
+        family.start_from(module, source)
+        assert isinstance(module, Encoder)
+        own = initialise.bert_names(module.model)
+        for name in ("self.query", "self.key", "self.value"):
+            at = f"encoder.layer.0.attention.{name}.weight"
+            assert rows(own[at]) == rows(whole[at][:width, :width])
+        at = "encoder.layer.0.attention.output.dense.weight"
+        assert rows(own[at].T) == rows(whole[at][:width, :width].T)
+        for head in range(width // smaller):  # and each of its heads comes out of one of theirs
+            begin = head * smaller // size * size
+            for name in ("self.query", "self.value"):
+                at = f"encoder.layer.0.attention.{name}.weight"
+                mine = own[at][head * smaller : (head + 1) * smaller]
+                assert rows(mine) <= rows(whole[at][begin : begin + size, :width])
+
+
+def rows(matrix: torch.Tensor) -> set[tuple[float, ...]]:
+    found = {tuple(row) for row in matrix.tolist()}
+    assert len(found) == len(matrix)
+    return found
 
 
 def test_a_study_whose_families_have_none_is_refused_with_what_to_do(assets: Assets) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unittest
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from kdsearch.testing import (
     check,
     contract_for,
     eight_sentences,
+    load_one,
     run_contract,
     tiny_info,
     tiny_teacher,
@@ -349,8 +351,11 @@ class Bags(Family):
 def test_a_sound_family_holds() -> None:
     checks = run_contract(contract_for(Bags))
     assert [each for each in checks if each.outcome == "failed"] == []
-    assert [each.name for each in checks if each.outcome == "skipped"] == ["stock model is the student"]
-    assert len(checks) == 16
+    assert [each.name for each in checks if each.outcome == "skipped"] == [
+        "stock model is the student",
+        "shared shapes are corners of the first",
+    ]
+    assert len(checks) == 20
 
 
 def test_a_wrong_size_is_caught() -> None:
@@ -445,6 +450,132 @@ def test_a_start_that_touches_the_teacher_is_caught() -> None:
     assert "changes the teacher's bert.embeddings.word_embeddings.weight" in caught_by(Cuts, name)
     assert "shares head.bias with the teacher" in caught_by(Shares, name)
     assert "leaves words.weight not finite" in caught_by(Overflows, name)
+
+
+def test_an_observe_without_the_answers_is_caught_by_one_check_in_one_line() -> None:
+    @dataclass(frozen=True)
+    class Broken(Bags):
+        def observe(self, student: nn.Module, ids: Tensor, offsets: Tensor) -> None:  # type: ignore[override]
+            return
+
+    (failed,) = check(Broken)
+    assert (failed.name, failed.reason) == (
+        "observe takes text and answers",
+        "observe() of bags cannot be called with (student, ids, offsets, answers): too many positional arguments; "
+        "write `def observe(self, student, ids, offsets, answers)`",
+    )
+
+
+def test_an_observe_gets_rows_end_to_end_and_what_is_to_be_learnt_of_each() -> None:
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    class Counts(Bags):
+        def observe(self, student: nn.Module, ids: Tensor, offsets: Tensor, answers: Tensor) -> None:
+            seen.append((ids, offsets, answers))
+
+    contract_for(frozen(Counts))().test_observe_takes_text_and_answers()  # type: ignore[union-attr]
+    for ids, offsets, _ in seen:
+        assert offsets.tolist() == [0, 3, 12, 17, 24, 34, 38, 46, 52]  # rows of 3, 9, 5, 7, 10, 4, 8 and 6 tokens
+        assert (ids.dtype, offsets.dtype, len(ids)) == (torch.int64, torch.int64, 52)
+    # of three classes and of two their probabilities, of a regression its value
+    assert {tuple(answers.shape) for _, _, answers in seen} == {(8, 3), (8, 2), (8, 1)}
+    for _, _, answers in seen:
+        assert answers.dtype == torch.float32
+        if answers.shape[1] > 1:
+            torch.testing.assert_close(answers.sum(1), torch.ones(8))
+
+
+def test_an_observe_that_changes_what_it_gets_or_the_size_or_breaks_the_student_is_caught() -> None:
+    class Changes(Bags):
+        def observe(self, student: nn.Module, ids: Tensor, offsets: Tensor, answers: Tensor) -> None:
+            answers.sub_(answers.mean(0))
+
+    class Grows(Bags):
+        def observe(self, student: nn.Module, ids: Tensor, offsets: Tensor, answers: Tensor) -> None:
+            student.register_parameter("seen", nn.Parameter(torch.zeros(len(ids))))
+
+    class Overflows(Bags):
+        def observe(self, student: nn.Module, ids: Tensor, offsets: Tensor, answers: Tensor) -> None:
+            with torch.no_grad():
+                next(iter(student.parameters())).fill_(math.inf)
+
+    name = "observe takes text and answers"
+    assert "changes its answers: copy before you change" in caught_by(Changes, name)
+    assert "changes the number of parameters" in caught_by(Grows, name)
+    assert "are not finite after observe()" in caught_by(Overflows, name)
+
+
+def test_what_was_observed_and_is_not_in_the_state_dict_is_caught() -> None:
+    class Scaled(Bag):
+        scale = 1.0
+
+        def states(self, batch: Batch) -> Tensor:
+            return super().states(batch) * self.scale
+
+    class Broken(Bags):
+        def module(self, teacher: ModelInfo) -> Bag:
+            return Scaled(teacher.vocab, self.hidden, teacher.labels)
+
+        def observe(self, student: nn.Module, ids: Tensor, offsets: Tensor, answers: Tensor) -> None:
+            assert isinstance(student, Scaled)
+            student.scale = 1 / len(ids)
+
+    assert "keep all that matters in parameters or buffers" in caught_by(Broken, "weights survive a state dict")
+
+
+# Shared shapes: those of the transformer that ships, with one thing changed
+
+TRANSFORMER = load_one("transformer")
+SHARED_SHAPES = "shared shapes are corners of the first"
+
+
+def changed(**members: object) -> type[Family]:
+    """The transformer with other members."""
+    return dataclass(frozen=True)(type("Broken", (TRANSFORMER,), members))
+
+
+def test_a_super_student_without_a_stock_model_is_caught() -> None:
+    assert "has no stock() model: a super-student is kept as one" in caught_by(changed(stock=lambda self, student: None), SHARED_SHAPES)
+
+
+def shapes_of(edit: Callable[[tuple[Any, ...], ModelInfo], tuple[object, ...]]) -> type[Family]:
+    """The transformer with other shared shapes."""
+    return changed(shared_shapes=classmethod(lambda cls, teacher: edit(super(cls, cls).shared_shapes(teacher), teacher)))
+
+
+def test_a_shared_shape_that_is_none_or_reads_other_pieces_is_caught() -> None:
+    names = shapes_of(lambda shapes, teacher: tuple(map(str, shapes)))
+    pruned = shapes_of(lambda shapes, teacher: (*shapes[:-1], replace(shapes[-1], vocabulary=teacher.vocab - 1)))
+    assert "not an instance of Broken" in caught_by(names, SHARED_SHAPES)
+    assert "has a vocabulary of 99, the teacher one of 100" in caught_by(pruned, SHARED_SHAPES)
+
+
+def test_a_shared_shape_that_is_no_corner_of_the_first_is_caught() -> None:
+    # of the tiny teacher: two heads of 16, then one
+    reversed_ = shapes_of(lambda shapes, teacher: shapes[::-1])
+    deeper = shapes_of(lambda shapes, teacher: (*shapes, replace(shapes[0], layers=shapes[0].layers + 1)))
+    assert "is (100, 32), no corner of the (100, 16) of the first" in caught_by(reversed_, SHARED_SHAPES)
+    assert "has a parameter model.bert.encoder.layer.1." in caught_by(deeper, SHARED_SHAPES)
+
+
+def test_a_shared_start_that_is_not_there_or_never_asked_for_is_caught() -> None:
+    class NoShapes(Bags):
+        @property
+        def from_shared(self) -> bool:
+            return self.hidden > 8
+
+        @classmethod
+        def suggest(cls, space: Space, teacher: ModelInfo) -> dict[str, Any]:
+            return {"hidden": space.choice("hidden", (8, 16) if teacher.shared else (8,))}
+
+    name = "students start shared where a study has one alone"
+    assert "look at teacher.shared in suggest()" in caught_by(changed(from_shared=property(lambda self: True)), name)
+    assert "offer it in suggest()" in caught_by(changed(from_shared=property(lambda self: False)), name)
+    assert "the family has no super-student" in caught_by(NoShapes, name)
+
+
+def test_a_bfloat16_that_is_no_bool_is_caught() -> None:
+    assert "bfloat16 of transformer is 'yes': write True or False" in caught_by(changed(bfloat16="yes"), "bfloat16 is a bool")
 
 
 def test_wrong_flops_are_caught() -> None:

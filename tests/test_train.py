@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -113,13 +114,25 @@ def test_the_learning_rate_warms_up_and_decays_to_nothing() -> None:
 def test_rungs_fall_at_their_shares_and_may_end_the_training() -> None:
     shares: list[float] = []
 
-    def stop_at_half(share: float) -> bool:
-        shares.append(share)
-        return share >= 0.5
+    def stop_at_half(passed: Sequence[float]) -> bool:
+        shares.extend(passed)
+        return passed[-1] >= 0.5
 
     _, _, seen = fitted(Recipe(lr=0.1, epochs=10, batch_size=16), rungs=(0.25, 0.5, 0.75), on_rung=stop_at_half)
     assert shares == [0.25, 0.5]
     assert len(seen) == 20
+
+
+def test_rungs_that_one_step_passes_are_told_together() -> None:
+    told: list[Sequence[float]] = []
+
+    def go_on(passed: Sequence[float]) -> bool:
+        told.append(passed)
+        return False
+
+    # 4 steps: after the first a quarter of the budget is used, after the second a half, after the third three quarters.
+    fitted(Recipe(lr=0.1, epochs=1, batch_size=16), rungs=(0.05, 0.1, 0.25, 0.3, 0.7, 0.8, 1.0), on_rung=go_on)
+    assert told == [[0.05, 0.1, 0.25], [0.3], [0.7]]
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:

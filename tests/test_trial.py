@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -205,3 +206,10 @@ def test_mixed_precision_trains_as_well_and_saves_full_precision(assets: Assets,
     assert not np.array_equal(full.logits, mixed.logits)
     assert mixed.scores["accuracy"] == pytest.approx(full.scores["accuracy"], abs=0.03)
     assert {tensor.dtype for tensor in load_tensors(mixed.files["model.safetensors"]).values()} == {torch.float32}
+
+
+def test_two_studies_in_one_process_keep_their_own_pieces(assets: Assets) -> None:
+    vocabulary = assets.vocabularies[60]
+    other = replace(vocabulary, pieces=vocabulary.pieces[::-1].copy())
+    one, reversed_ = (assets.teacher(each).get_input_embeddings().weight for each in (vocabulary, other))
+    assert torch.equal(one, reversed_.flip(0))
