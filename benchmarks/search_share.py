@@ -10,7 +10,6 @@ from typing import Any
 import world
 
 import kdsearch
-from kdsearch import config
 from kdsearch.io import read_log
 
 
@@ -18,7 +17,7 @@ def run() -> list[dict[str, Any]]:
     world.prepared()  # the teacher's work is not what is measured
     sets = ["search.trials=24", "search.epochs=1", "cache.max_bytes=0", "space.strategies=[hard, logit]", "search.early_stopping=false"]
     sets += ["space.knobs={transformer.layers: 2, transformer.hidden: {min: 64, max: 128}}"]
-    study = config.load(world.ROOT.parent / "studies" / "quickstart.yaml", sets)
+    study = world.quickstart(*sets)
     with tempfile.TemporaryDirectory() as folder:
         begun = time.time()
         done = kdsearch.search(study, out=folder)

@@ -48,8 +48,8 @@ def linear(pieces: int, bigrams: int) -> dict[str, Any]:
 
 
 def quickstart(*sets: str) -> StudyConfig:
-    """The quickstart's study; sets: changes, as `--set` takes them."""
-    return config.load(ROOT.parent / "studies" / "quickstart.yaml", sets)
+    """The quickstart's study without its unlabelled text; sets: changes, as `--set` takes them."""
+    return config.load(ROOT.parent / "studies" / "quickstart.yaml", ["data.unlabelled=null", "data.max_unlabelled=null", *sets])
 
 
 @cache

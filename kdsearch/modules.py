@@ -20,6 +20,7 @@ from kdsearch.encoder import mean_over_tokens
 __all__ = [
     "Bigrams",
     "BothWays",
+    "Head",
     "Windows",
     "lookup",
     "lower_bound",
@@ -177,6 +178,14 @@ class Bigrams(nn.Module):
         """(numbers, first pieces, second pieces), (N,) int64 each, of the keys that the text filled."""
         numbers = (self.keys < self.vocabulary**2).nonzero().flatten()
         return numbers, self.keys[numbers] // self.vocabulary, self.keys[numbers] % self.vocabulary
+
+
+class Head(nn.Linear):
+    """The linear map to the logits, in full precision under autocast too: in bfloat16, values with a large mean would have a few left."""
+
+    def forward(self, state: Tensor) -> Tensor:
+        with torch.autocast(state.device.type, enabled=False):
+            return super().forward(state.float())
 
 
 class BothWays(nn.Module):

@@ -24,7 +24,7 @@ class Recurrent(nn.Module):
         nn.init.normal_(self.table.weight, std=modules.WIDTH)
         self.layers = nn.ModuleList(modules.BothWays(inputs, family.hidden) for inputs in family.inputs())
         self.dropout = nn.Dropout(0.2)
-        self.head = nn.Linear(family.pooled, labels)
+        self.head = modules.Head(family.pooled, labels)
 
     def forward(self, batch: Batch, needs: Sequence[Need] = (Need(Signal.LOGITS),)) -> Outputs:
         states = [self.dropout(modules.lookup(self.table, batch.ids))]

@@ -27,7 +27,7 @@ class Convolutional(nn.Module):
         self.below = nn.ModuleList(modules.Windows(family.dimension, family.dimension, BELOW) for _ in range(family.layers - 1))
         self.windows = nn.ModuleDict({str(span): modules.Windows(family.dimension, family.filters, span) for span in family.spans()})
         self.dropout = nn.Dropout(0.3)
-        self.head = nn.Linear(family.features, labels)
+        self.head = modules.Head(family.features, labels)
 
     def forward(self, batch: Batch, needs: Sequence[Need] = (Need(Signal.LOGITS),)) -> Outputs:
         states = [modules.lookup(self.table, batch.ids)]

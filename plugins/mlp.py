@@ -43,7 +43,7 @@ class Bag(nn.Module):
         widths = [family.dimension] + [family.hidden] * family.depth
         self.hidden = nn.ModuleList(nn.Linear(below, above) for below, above in pairwise(widths))
         direct = family.direct(labels)
-        self.head = Scores(labels) if direct else nn.Linear(widths[-1], labels)
+        self.head = Scores(labels) if direct else modules.Head(widths[-1], labels)
         self.width = max(widths)
         # A bigram that the training text does not have is never read; one that it has starts as silent as zero.
         nn.init.normal_(self.table.weight, std=1e-3 if direct else modules.WIDTH)

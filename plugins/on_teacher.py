@@ -101,7 +101,7 @@ class OnTeacher(nn.Module):
             mapping += [nn.GELU(), nn.Linear(width, width)]
         self.mapping = nn.Sequential(*mapping)
         self.target = TARGETS[family.target](width)
-        self.head = nn.Linear(width, teacher.labels)
+        self.head = modules.Head(width, teacher.labels)
 
     def train(self, mode: bool = True) -> OnTeacher:
         super().train(mode)

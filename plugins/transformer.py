@@ -43,7 +43,7 @@ class Transformer(Family):
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo) -> dict[str, Any]:
         own_size = teacher.hidden // teacher.heads
-        sizes = tuple(size for size in HEAD_SIZES if size <= own_size and teacher.hidden % size == 0) or (own_size,)
+        sizes = tuple(size for size in HEAD_SIZES if own_size % size == 0) or (own_size,)  # so that a teacher's head falls into whole ones
         head_size = space.choice("head_size", sizes)
         # A log range keeps the order of widths visible to the sampler; rounding makes them multiples of the head size.
         width = space.integer("hidden", min(teacher.hidden, max(sizes)), teacher.hidden, log=True)
