@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import pickle
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ from kdsearch import trial
 from kdsearch.assets import Assets
 from kdsearch.searching.cluster import on_this_node
 from kdsearch.searching.run import StudyRun
+from kdsearch.searching.sink import Sink
 
 GRACE = 30.0  # seconds after its timeout that a trial may take to notice; then its process ends itself
 
@@ -99,20 +101,6 @@ class _Tick(_Here, tune.Callback):  # type: ignore[misc]
         self.study.tick()
 
 
-@ray.remote(num_cpus=0)
-class Sink:
-    """Beside the driver: holds what finished trials hand over until the driver fetches it. A worker's own objects would die with it."""
-
-    def __init__(self) -> None:
-        self._held: dict[tuple[int, int], trial.TrialResult] = {}
-
-    def put(self, key: tuple[int, int], result: trial.TrialResult) -> None:
-        self._held[key] = result
-
-    def take(self, key: tuple[int, int]) -> trial.TrialResult | None:
-        return self._held.pop(key, None)
-
-
 def _train(config: dict[str, Any], *, assets: Assets, sink: Any, quality: str, timeout: float, threads: int) -> None:
     """What a worker runs. A STOP ends it inside `tune.report`, with SystemExit, which must pass."""
     torch.set_num_threads(threads)
@@ -127,7 +115,7 @@ def _train(config: dict[str, Any], *, assets: Assets, sink: Any, quality: str, t
         spec = trial.TrialSpec.from_json(json.loads(config["spec"]))
         result = trial.run(spec, assets, report, deadline=time.monotonic() + timeout)
         # Before the final report: a trial that is stopped there would end without having handed over its student.
-        ray.get(sink.put.remote(key, result))
+        ray.get(sink.put.remote(key, pickle.dumps(result)))
         tune.report({"share": 1.0, "trial_seconds": result.seconds["total"]})
     finally:
         faulthandler.cancel_dump_traceback_later()
@@ -141,7 +129,12 @@ def drive(study: StudyRun, assets: Assets, *, cpu: int, gpu: float, timeout: flo
     key = str(id(study))
     _running[key] = study
     sink = Sink.options(scheduling_strategy=on_this_node()).remote()  # type: ignore[attr-defined]
-    study.fetch = lambda at: ray.get(sink.take.remote(at))
+
+    def fetch(at: tuple[int, int]) -> trial.TrialResult | None:
+        held = ray.get(sink.take.remote(at))
+        return None if held is None else pickle.loads(held)
+
+    study.fetch = fetch
     attached()
     with tempfile.TemporaryDirectory(prefix="kdsearch-") as scratch:
         try:
