@@ -4,7 +4,7 @@ R: transformer, 2 layers, 128 wide, 8,000 pieces, started from the teacher's emb
 lr 5e-4, no unlabelled text. L: linear mlp, 8,000 pieces and 14,700 bigrams; 5 epochs, T 2, alpha 0.9, lr 3e-4. `R, text` and `L` are in a study
 that has unlabelled text: they do not train on it, but their pieces are counted there, and L's bigrams are chosen there. Strategies with token states
 run with the teacher's own vocabulary, beside R with that one. A strategy's knobs are at the middle of their ranges: its row says what it gives
-untuned. Seconds are the trial's: the teacher's pass over the texts, and the super-student of a shared start, are paid once and not in them.
+untuned. Seconds are the trial's: the teacher's pass over the texts is paid once and not in them.
 
 A cell is a mean difference over the seeds in points of accuracy, with its standard error over rows: of each row's mean difference over seeds
 (right or not), sd / sqrt(rows). Test rows are answered once by each student, and nothing is chosen by them.
@@ -38,7 +38,6 @@ PIECES, BIGRAMS = 8000, 14_700
 R = world.STUDENTS["transformer"] | {"vocabulary": PIECES, "embedding_rank": None}
 TEXT = 20_000  # unlabelled sentences
 LOGITS = ("hard", "logit")
-SHARED = {"alone": 3.0, "text": 1.0}  # epochs over a study's text that its super-student trains, for `start shared`
 # The study offers what the variants take, and no more: so that the teacher's token states are kept for these layers alone.
 KNOBS = {
     "transformer.layers": R["layers"],
@@ -63,9 +62,7 @@ class Variant:
     """One change of a reference."""
 
     reference: str  # the variant that it is compared with; a reference: itself
-    where: str = (
-        "alone"  # a study of the training rows alone, or of `text` beside them (unlabelled, augmented); `shared` with a super-student
-    )
+    where: str = "alone"  # a study of the training rows alone, or of `text` beside them (unlabelled, augmented)
     linear: bool = False
     shape: Mapping[str, Any] = field(default_factory=dict)  # changed fields of the family
     strategy: str = "logit"
@@ -103,14 +100,13 @@ def variants() -> dict[str, Variant]:
     """By name, each reference before those that are compared with it."""
     found = {"R": Variant("R"), "hard": Variant("R", strategy="hard")}
     found |= {f"start {kind}": Variant("R", shape={"start": kind}) for kind in ("random", "first", "uniform", "last")}
-    found["start shared"] = Variant("R", "alone, shared", shape={"start": "shared"})
     vocabularies = {"own": None, "all": "all", "4000": 4000, "2000": 2000}
     found |= {f"vocabulary {name}": Variant("R", shape={"vocabulary": size}) for name, size in vocabularies.items()}
     found |= {f"rank {rank}": Variant("R", shape={"embedding_rank": rank}) for rank in (64, 32)}
     found |= {f"strategy {name}": Variant("R", strategy=name) for name in STRATEGIES if name not in OF_TOKENS}
     # 0.1 is BERT's own dropout
-    for name, values in {"dropout": (0.0, 0.2), "label_smoothing": (0.1,), "weight_decay": (0.05,), "layer_decay": (0.85,)}.items():
-        found |= {f"{name} {value}": Variant("R", training={name: value}) for value in values}
+    knobs = {"dropout": (0.0, 0.2), "label_smoothing": (0.1,), "weight_decay": (0.05,), "layer_decay": (0.85,), "patience": (0.25,)}
+    found |= {f"{name} {value}": Variant("R", training={name: value}) for name, values in knobs.items() for value in values}
     own: dict[str, Any] = {"reference": "vocabulary own", "shape": {"vocabulary": None}}
     found |= {f"strategy {name}": Variant(strategy=name, **own) for name in STRATEGIES if name in OF_TOKENS}
     for name in ("feature", "two_stage"):
@@ -121,10 +117,8 @@ def variants() -> dict[str, Variant]:
     found |= {f"text unlabelled {share}": Variant(training={"unlabelled": share}, **text) for share in (0.25, 1.0)}
     found["text augmented"] = Variant(training={"augmented": 1.0}, **text)
     found["text none, as many steps as with unlabelled 1.0"] = Variant(as_long=True, **text)
-    found["text start shared"] = Variant("R, text", "text, shared", shape={"start": "shared"})
     more: dict[str, Any] = {"reference": "text unlabelled 1.0", "training": {"unlabelled": 1.0}}
     found |= {f"text unlabelled 1.0, {name}": Variant(where="text", strategy=name, **more) for name in POOLED}
-    found["text unlabelled 1.0, start shared"] = Variant(where="text, shared", shape={"start": "shared"}, **more)
 
     linear: dict[str, Any] = {"reference": "L", "where": "text", "linear": True}
     found["L"] = Variant(**linear)
@@ -144,19 +138,14 @@ SETS = {"rotten": world.quickstart, "rated": second.study}
 
 
 def study(name: str, where: str) -> StudyConfig:
-    rows, _, shared = where.partition(", ")
     families, strategies, knobs = ["transformer", "mlp"], [*LOGITS], dict(KNOBS)
-    sets = []
-    if rows == "text":
+    if where == "text":
         sets = ["data.unlabelled=imdb", f"data.max_unlabelled={TEXT}", "data.augment=2"]
-    if shared:
-        sets.append(f"space.shared_start={SHARED[rows] * world.SMOKE}")
-    elif rows == "text":
         strategies += POOLED
         knobs |= {f"{each}.states": "pooled" for each in POOLED}
     else:
+        sets = ["cache.max_bytes=3GB"]
         strategies += STRATEGIES
-        sets.append("cache.max_bytes=3GB")
     knobs = {knob: value for knob, value in knobs.items() if knob.split(".")[0] in (*families, *strategies)}
     space = {"families": families, "strategies": strategies, "knobs": knobs}
     sets += [f"space.{key}={json.dumps(value)}" for key, value in space.items()]
@@ -199,7 +188,7 @@ def _jobs(done: set[Job]) -> list[Job]:
     jobs = [
         (name, variant, seed)
         for name in names
-        for where in ("alone", "text", "alone, shared", "text, shared")
+        for where in ("alone", "text")
         for seed in world.numbers("SEEDS", "0,1,2")
         for variant in asked
         if VARIANTS[variant].where == where

@@ -38,7 +38,7 @@ SAMPLE = 1000  # rows whose teacher pass is timed
 Pair = tuple[float, float, float, float]  # the trial's seconds, its accuracy, the Trainer's seconds, its accuracy
 
 
-class Distilling(Trainer):  # type: ignore[misc]
+class Distilling(Trainer):  # type: ignore[misc]  # transformers leaves it untyped
     """alpha * T^2 KL + (1 - alpha) * CE, as it is written everywhere."""
 
     def __init__(self, *arguments: Any, teacher: torch.nn.Module, **more: Any) -> None:

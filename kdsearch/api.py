@@ -132,7 +132,6 @@ class ModelInfo:
     types: int = 2  # rows of the token type table
     vocabularies: tuple[int, ...] = ()  # sizes of the pruned vocabularies that a student may have instead of `vocab`, ascending
     teachers: int = 1  # K: how many the study has; everything else here is the main one's
-    shared: bool = False  # whether the study has a super-student that students may start from
 
 
 class Space(ABC):
@@ -234,17 +233,6 @@ class Family(ABC):
     @abstractmethod
     def suggest(cls, space: Space, teacher: ModelInfo) -> dict[str, Any]:
         """The fields of one instance, drawn from space."""
-
-    @classmethod
-    def shared_shapes(cls, teacher: ModelInfo) -> tuple[Family, ...]:
-        """The shapes that one super-student is trained for, if the study asks for one: the largest first, which must have a `stock` module and
-        the teacher's own vocabulary; every parameter of the others is a leading corner of its namesake there. (): this family has none."""
-        return ()
-
-    @property
-    def from_shared(self) -> bool:
-        """Whether `start_from` is to get the family's super-student in the teacher's place."""
-        return False
 
     @classmethod
     def known_good(cls, teacher: ModelInfo) -> list[dict[str, Any]]:

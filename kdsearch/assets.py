@@ -44,15 +44,6 @@ class Several:
 
 
 @dataclass(frozen=True)
-class Shipped:
-    """A stock classifier as plain data."""
-
-    config: str  # JSON
-    weights: Mapping[str, np.ndarray]
-    fingerprint: str
-
-
-@dataclass(frozen=True)
 class Assets:
     task: str
     quality: str  # the study's: the score that is to be large
@@ -71,7 +62,6 @@ class Assets:
     tokenizer: Mapping[str, bytes]  # the teacher's, file name -> content
     vocabularies: Mapping[int, Vocabulary]  # the pruned ones, by size
     plugins: list[dict[str, Any]]  # as Plugins.shipped() gives them
-    shared: Mapping[str, Shipped] = field(default_factory=dict)  # by family: its super-student, where the study has one
     several: Several | None = None  # where the study has several teachers: all else that is the teacher's is the main one's, logits aside
 
     def teacher(self, vocabulary: Vocabulary | None = None) -> PreTrainedModel:
@@ -81,30 +71,14 @@ class Assets:
 
         vocabulary: the word table then holds its pieces alone, in its order.
         """
-        return self._model(Shipped(self.teacher_config, self.teacher_weights, self.teacher_fingerprint), vocabulary)
-
-    def super_student(self, family: str, vocabulary: Vocabulary | None = None) -> PreTrainedModel:
-        """What the study's students of a family start from that ask for the shared start, as `teacher` gives the teacher.
-
-        Raises:
-            ValueError: the study has none.
-        """
-        if family not in self.shared:
-            raise ValueError(
-                f"a student of the family {family} starts from a super-student, and this study has none: set space.shared_start"
-            )
-        return self._model(self.shared[family], vocabulary)
-
-    def _model(self, shipped: Shipped, vocabulary: Vocabulary | None) -> PreTrainedModel:
         pieces = None if vocabulary is None else vocabulary.pieces
-        key = (shipped.fingerprint, "" if pieces is None else io.digest(np.asarray(pieces, "<i8").tobytes()))
-        found = _models.get(key)
+        key = (self.teacher_fingerprint, "" if pieces is None else io.digest(np.asarray(pieces, "<i8").tobytes()))
+        found = _teachers.get(key)
         if found is None:
-            own = {self.teacher_fingerprint, *(each.fingerprint for each in self.shared.values())}
-            for other in [known for known in _models if known[0] not in own]:  # of another study
-                del _models[other]
-            values = json.loads(shipped.config)
-            weights = dict(shipped.weights)
+            if any(fingerprint != self.teacher_fingerprint for fingerprint, _ in _teachers):
+                _teachers.clear()
+            values = json.loads(self.teacher_config)
+            weights = dict(self.teacher_weights)
             if pieces is not None:
                 table = f"{ANATOMY[values['model_type']].base}.embeddings.word_embeddings.weight"
                 weights[table] = weights[table][pieces]
@@ -115,11 +89,11 @@ class Assets:
             found.load_state_dict({name: as_tensor(array) for name, array in weights.items()}, assign=True)
             _fill_buffers(found, config)
             found = found.eval().requires_grad_(False)
-            _models[key] = found
+            _teachers[key] = found
         return found
 
 
-_models: dict[tuple[str, str], PreTrainedModel] = {}  # by fingerprint and digest of the pruned vocabulary's pieces, empty for its own
+_teachers: dict[tuple[str, str], PreTrainedModel] = {}  # by fingerprint and digest of the pruned vocabulary's pieces, empty for its own
 
 
 def _fill_buffers(model: PreTrainedModel, config: Any) -> None:

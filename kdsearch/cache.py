@@ -256,41 +256,6 @@ def lock(path: Path, progress: Progress | None, waiting: str) -> Iterator[None]:
         yield
 
 
-def kept_folder(
-    folder: Path, record: str, make: Callable[[], Mapping[str, bytes]], progress: Progress | None, waiting: str
-) -> tuple[bool, tuple[str, ...]]:
-    """Make a folder of the cache, unless it is there and whole.
-
-    Args:
-        record: name of the JSON file in it whose "files" has the blake2b of all the others.
-        make: gives its files, the record among them.
-        waiting: what to tell while another process makes it.
-
-    Returns:
-        (whether it was there already, notes for the user).
-    """
-    with writing():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with lock(folder.with_suffix(".lock"), progress, waiting):
-            for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a run that was killed while it wrote
-                shutil.rmtree(leftover, ignore_errors=True)
-            whole = _whole(folder, record)
-            if not whole:
-                io.write_folder(folder, make())
-    return bool(whole), (f"{folder}: damaged, made again",) if whole is False else ()
-
-
-def _whole(folder: Path, record: str) -> bool | None:
-    """Whether a folder is as it was written; None where there is none."""
-    if not folder.exists():
-        return None
-    try:
-        files = json.loads((folder / record).read_text())["files"]
-        return all(io.file_digest(folder / name) == digest for name, digest in files.items())
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
     """Turn what an operating system says of the cache's folder or disk into one clear line."""

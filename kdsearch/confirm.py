@@ -94,13 +94,12 @@ def _refuse_changes(folder: Path, known: Known, made: Mapping[str, Any] | None =
     manifest = json.loads((folder / "manifest.json").read_text())
     now = {(each["name"], each["kind"]): each["hash"] for each in known.plugins.describe()}
     changed = [each["name"] for each in manifest["plugins"] if now.get((each["name"], each["kind"])) != each["hash"]]
-    pairs: list[tuple[str, Any, Any]] = [
+    pairs = [
         ("data", manifest["data"]["fingerprint"], known.data.fingerprint),
         ("split", manifest["data"]["split"], known.data.split_fingerprint),
     ]
     if made is not None:
         pairs.append(("teacher", manifest["teacher"]["fingerprint"], made["teacher"]["fingerprint"]))
-        pairs.append(("shared start", prepare.starts(manifest), prepare.starts(made)))
     for what, before, after in pairs:
         if before != after:
             raise StateError(f"{folder}: its {what} changed since it was searched ({before} -> {after}): restore it, then confirm")

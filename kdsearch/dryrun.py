@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from kdsearch import cache, prepare, shared_start
+from kdsearch import cache, prepare
 from kdsearch.api import Batch, Family, ModelInfo, Need, Signal, TeacherRole
 from kdsearch.config import StudyConfig
 from kdsearch.data import Tokens
@@ -34,7 +34,6 @@ class Estimate:
     """Seconds, from a few real steps on this machine, one thread a trial."""
 
     teacher: float  # fine-tuning and the pass over all texts, if nothing of it is cached; of all teachers
-    shared: float  # making the shared start; 0 where there is none
     trial: float  # the mean trial over its full budget
     search: float  # all trials, as many at once as this machine has places
 
@@ -80,8 +79,6 @@ def show(study: StudyConfig, console: Console) -> None:
     if known.others:
         facts.add_row("teachers", f"{1 + len(known.others)}: students learn from the mean of their answers, and start from the first one")
     facts.add_row("teacher", f"about {clock(guess.teacher)}, nothing when it is in the cache")
-    if guess.shared:
-        facts.add_row("shared start", f"about {clock(guess.shared)}, nothing when it is in the cache")
     facts.add_row("a trial", f"about {clock(guess.trial)}")
     facts.add_row("the search", f"about {clock(guess.search)} for {study.search.trials} trials, without early stopping")
     console.print(facts)
@@ -107,11 +104,6 @@ def estimate(known: Known, train: Tokens, parts: list[Tokens]) -> Estimate:
                 own = [*other.learnt.values(), *[other.learnt["train"]] * study.data.augment]
                 theirs = Rows(own[0], labels, pad=0, device=torch.device("cpu")).batch(batch.example.numpy())
                 spent += _teacher_seconds(other.plan, own, _teacher_step(other.plan, theirs), recipe.batch_size)
-            shared = 0.0
-            for family in shared_start.asking(known.plugins.families, known.info) if known.info.shared else ():
-                shapes = family.shared_shapes(known.info)
-                both = sum(_student_step(shape, info, batch) for shape in (shapes[0], shapes[len(shapes) // 2]))
-                shared += both * sum(steps_per_epoch(len(part), recipe.batch_size) for part in parts) * study.space.shared_start
             by_size = sorted(known.exploration.candidates, key=lambda each: each.params)
             chosen = [by_size[round(at)] for at in np.linspace(0, len(by_size) - 1, min(SAMPLES, len(by_size)))]
             seconds = []
@@ -126,7 +118,7 @@ def estimate(known: Known, train: Tokens, parts: list[Tokens]) -> Estimate:
     cores = len(os.sched_getaffinity(0))
     places = max(1, cores // study.search.resources.cpu)
     speed_up = cores / study.search.resources.cpu  # the teacher has all cores
-    return Estimate(spent / speed_up, shared / speed_up, trial, trial * -(-study.search.trials // places))
+    return Estimate(spent / speed_up, trial, trial * -(-study.search.trials // places))
 
 
 def _teacher_step(plan: Plan, batch: Batch) -> float:

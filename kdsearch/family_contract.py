@@ -341,52 +341,6 @@ class FamilyContract:
                 sizes.append(family.size(teacher.info))
             require(sizes == sorted(sizes), f"known_good() gives sizes {sizes} for {teacher.info}: smallest first")
 
-    def test_shared_shapes_are_corners_of_the_first(self) -> None:
-        cls = self.family
-        if not any(cls.shared_shapes(teacher.info) for teacher in _teachers()):
-            skip("shared_shapes() gives none")
-        for teacher in _teachers():
-            shapes = cls.shared_shapes(teacher.info)
-            for shape in shapes:
-                require(isinstance(shape, cls), f"shared_shapes() gives {shape!r}, not an instance of {cls.__name__}")
-                pieces = shape.info(teacher.info).vocab
-                require(
-                    pieces == teacher.info.vocab,
-                    f"{shape} of shared_shapes() has a vocabulary of {pieces}, the teacher one of {teacher.info.vocab}: "
-                    "all of them read the teacher's own pieces",
-                )
-            if not shapes:
-                continue
-            largest = _build(shapes[0], teacher)
-            require(
-                isinstance(shapes[0].stock(largest), PreTrainedModel),
-                f"the first of shared_shapes(), {shapes[0]}, has no stock() model: a super-student is kept as one",
-            )
-            whole = {name: parameter.shape for name, parameter in largest.named_parameters()}
-            for shape in shapes[1:]:
-                for name, parameter in _build(shape, teacher).named_parameters():
-                    require(name in whole, f"{shape} of shared_shapes() has a parameter {name}, which the first, {shapes[0]}, lacks")
-                    own, there = tuple(parameter.shape), tuple(whole[name])
-                    require(
-                        len(own) == len(there) and all(mine <= most for mine, most in zip(own, there, strict=True)),
-                        f"{name} of {shape} of shared_shapes() is {own}, no corner of the {there} of the first, {shapes[0]}: the largest first",
-                    )
-
-    def test_students_start_shared_where_a_study_has_one_alone(self) -> None:
-        teacher = _tiny()
-        with_one = replace(teacher, info=replace(teacher.info, shared=True))
-        for family in self._proposals(teacher):
-            require(
-                not family.from_shared, f"{family} starts shared in a study without a shared start: look at teacher.shared in suggest()"
-            )
-        asking = [family for family in self._proposals(with_one) if family.from_shared]
-        if self.family.shared_shapes(teacher.info):
-            require(
-                bool(asking), "shared_shapes() gives shapes, and no proposal with teacher.shared has from_shared: offer it in suggest()"
-            )
-        else:
-            require(not asking, f"{asking[:1]} starts shared, and shared_shapes() gives no shapes: the family has no super-student")
-
     def test_bfloat16_is_a_bool(self) -> None:
         said = self.family.bfloat16
         require(isinstance(said, bool), f"bfloat16 of {self.family.name} is {said!r}: write True or False")

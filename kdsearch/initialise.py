@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-LAYER_STARTS = ("first", "uniform", "last")
-
 _DISTILBERT = {
     "attention.q_lin": "attention.self.query",
     "attention.k_lin": "attention.self.key",
@@ -84,12 +82,12 @@ def top_directions(table: Tensor, width: int) -> Tensor:
 class Slice:
     """Which of the teacher's residual dimensions a narrower student keeps: the same in every layer, or the stream would be torn."""
 
-    keep: Tensor  # (H student,) int64
+    keep: Tensor  # (H student,) int64, ascending
 
     @classmethod
-    def by_importance(cls, weights: Mapping[str, Tensor], layers: int, width: int, order: str = "kept") -> Slice:
+    def by_importance(cls, weights: Mapping[str, Tensor], layers: int, width: int) -> Slice:
         """The dimensions that the layers read most: squared norms of the columns of query, key, value and intermediate, times the squared
-        gain of the layer norm before them, summed over layers (first-order magnitude importance; needs no data). order: as in start_layers."""
+        gain of the layer norm before them, summed over layers (first-order magnitude importance; needs no data)."""
         gain = weights["embeddings.LayerNorm.weight"].square()
         importance = torch.zeros_like(gain)
         for layer in range(layers):
@@ -99,17 +97,15 @@ class Slice:
             gain = weights[f"{at}attention.output.LayerNorm.weight"].square()
             importance += weights[f"{at}intermediate.dense.weight"].square().sum(0) * gain
             gain = weights[f"{at}output.LayerNorm.weight"].square()
-        return cls(_taken(importance, width, order))
+        return cls(_highest(importance, width).sort().values)
 
 
-def _taken(importance: Tensor, count: int, order: str) -> Tensor:
-    if order == "leading":
-        return torch.arange(count)
-    best = importance.argsort(descending=True, stable=True)[:count]
-    return best if order == "ranked" else best.sort().values
+def _highest(importance: Tensor, count: int) -> Tensor:
+    """Where the highest values stand, the highest first; of equal ones the first."""
+    return importance.argsort(descending=True, stable=True)[:count]
 
 
-def _attention_rows(weights: Mapping[str, Tensor], at: str, teacher_heads: int, heads: int, size: int, order: str) -> tuple[Tensor, Tensor]:
+def _attention_rows(weights: Mapping[str, Tensor], at: str, teacher_heads: int, heads: int, size: int) -> tuple[Tensor, Tensor]:
     """Rows of query and key, and rows of value (columns of the output), that the student's heads take over: (heads * size,) each.
 
     Heads in order of ||W_o W_v||; inside a head the dimensions in order of the product of the norms that meet there. When the student has
@@ -123,14 +119,10 @@ def _attention_rows(weights: Mapping[str, Tensor], at: str, teacher_heads: int, 
     by_qk = query.norm(dim=2) * key.norm(dim=2)  # (A, d)
     by_vo = value.norm(dim=2) * output.norm(dim=0)
     strength = torch.stack([(output[:, head] @ value[head]).norm() for head in range(teacher_heads)])
-    best = _taken(strength, max(1, min(heads, teacher_heads)), "ranked").tolist()
+    best = _highest(strength, max(1, min(heads, teacher_heads))).tolist()
     rows_qk, rows_vo = [], []
     for head in range(heads):
-        if order == "leading":  # whole heads, one after another: the rows that are the corner of a wider student
-            source, part = divmod(head, max(1, teacher_size // size))
-            source %= teacher_heads
-        else:
-            source, part = best[head % len(best)], head // len(best)
+        source, part = best[head % len(best)], head // len(best)
         chosen = slice(part * size, (part + 1) * size)
         rows_qk.append(source * teacher_size + by_qk[source].argsort(descending=True)[chosen].sort().values)
         rows_vo.append(source * teacher_size + by_vo[source].argsort(descending=True)[chosen].sort().values)
@@ -189,18 +181,14 @@ def start_layers(
     teacher_layers: int,
     teacher_heads: int,
     kind: str,
-    order: str = "kept",
 ) -> None:
     """Copy the teacher's layers `kind` (first | uniform | last), its embeddings and its head, cut to the student's width, heads and
     feed-forward width by importance. Equal shapes give equal answers.
 
-    Args:
-        student: the student's parameters under BERT's names, changed in place.
-        order: kept: dimensions and neurons by importance, in the teacher's order · ranked: the most important first · leading: the first ones,
-            of a teacher that was ranked itself.
+    student: the student's parameters under BERT's names, changed in place.
     """
     width = len(student["pooler.dense.bias"])
-    residual = Slice.by_importance(weights, teacher_layers, width, order).keep
+    residual = Slice.by_importance(weights, teacher_layers, width).keep
     if "embeddings_project.weight" in student:
         _start_factorised(student, weights, residual)
     else:
@@ -213,14 +201,14 @@ def start_layers(
     for index, above in enumerate(layer_map(layers, teacher_layers, kind)):
         to, at = f"encoder.layer.{index}.", f"encoder.layer.{above - 1}."
         size = width // heads
-        qk, vo = _attention_rows(weights, at, teacher_heads, heads, size, order)
+        qk, vo = _attention_rows(weights, at, teacher_heads, heads, size)
         for name, kept in (("query", qk), ("key", qk), ("value", vo)):
             _fill(student[f"{to}attention.self.{name}.weight"], weights[f"{at}attention.self.{name}.weight"][kept][:, residual])
             _fill(student[f"{to}attention.self.{name}.bias"], weights[f"{at}attention.self.{name}.bias"][kept])
         _fill(student[f"{to}attention.output.dense.weight"], weights[f"{at}attention.output.dense.weight"][residual][:, vo])
         up, down = weights[f"{at}intermediate.dense.weight"], weights[f"{at}output.dense.weight"]
         neurons = len(student[f"{to}intermediate.dense.bias"])
-        taken = _taken(up.norm(dim=1) * down.norm(dim=0), min(neurons, len(up)), order)
+        taken = _highest(up.norm(dim=1) * down.norm(dim=0), min(neurons, len(up))).sort().values
         count = len(taken)
         _fill(student[f"{to}intermediate.dense.weight"][:count], up[taken][:, residual])
         _fill(student[f"{to}intermediate.dense.bias"][:count], weights[f"{at}intermediate.dense.bias"][taken])

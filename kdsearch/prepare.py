@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch import cache, cost, data, ensemble, io, metrics, plugins, shared_start, teacher, vocabulary
+from kdsearch import cache, cost, data, ensemble, io, metrics, plugins, teacher, vocabulary
 from kdsearch.api import Family, ModelInfo, Need, Signal, TeacherRole
 from kdsearch.assets import Assets, Part, Several
 from kdsearch.augment import augment
@@ -62,7 +62,7 @@ class Prepared:
     assets: Assets
     manifest: dict[str, Any]
     forwards: int  # rows that the teachers were run on now; 0 when the cache had everything
-    seconds: float  # that the teachers took: fine-tuning, gate and signals; and the shared start
+    seconds: float  # that the teachers took: fine-tuning, gate and signals
     notes: tuple[str, ...]
 
     @property
@@ -87,8 +87,6 @@ class Prepared:
         tokens = [self.assets.learnt.tokens, self.assets.validation.tokens]
         for pruned in self.assets.vocabularies.values():
             tokens += [pruned.learnt, pruned.validation]
-        for shipped in self.assets.shared.values():
-            total += sum(array.nbytes for array in shipped.weights.values())
         total += sum(each.ids.nbytes + each.offsets.nbytes for each in tokens)
         if self.assets.several is not None:
             total += self.assets.several.nbytes
@@ -113,25 +111,10 @@ def inspect(study: StudyConfig) -> Known:
     learnt = {name: data.tokenise(table, plan.tokenizer, length) for name, table in tables.items()}
     others = ensemble.inspect(study, rows, tables)
     pieces, minimum = vocabulary.order(plan.tokenizer, list(learnt.values()))
-    shared = study.space.shared_start > 0
-    info = replace(plan.info, vocabularies=vocabulary.sizes(pieces, minimum), teachers=len(study.teachers), shared=shared)
-    if shared:
-        shared_start.asking(loaded.families, info)
-    _refuse_start_that_is_not_there(study)
+    info = replace(plan.info, vocabularies=vocabulary.sizes(pieces, minimum), teachers=len(study.teachers))
     explored = explore(study, loaded, info, price=lambda family: cost.price(family, info, length))
-    if shared and not any(each.family.from_shared for each in explored.candidates):
-        raise InputError(
-            "space.shared_start: no student of this space starts from it: let space.knobs.transformer.start be shared, or leave it out"
-        )
     validation = data.tokenise(rows.validation, plan.tokenizer, length)
     return Known(study, loaded, rows, plan, tables, learnt, validation, pieces, info, explored, others)
-
-
-def _refuse_start_that_is_not_there(study: StudyConfig) -> None:
-    for name, override in study.space.knobs.items():
-        asked = override.get("choices", ()) if isinstance(override, Mapping) else (override,)
-        if name.endswith(".start") and "shared" in asked and not study.space.shared_start:
-            raise InputError(f"space.knobs.{name}: there is no shared start: set space.shared_start to the epochs of making one, such as 1")
 
 
 def _refuse_without_several(study: StudyConfig, loaded: Plugins) -> None:
@@ -146,9 +129,9 @@ def _refuse_without_several(study: StudyConfig, loaded: Plugins) -> None:
 def frozen_needs(candidates: Iterable[Candidate], teacher: ModelInfo) -> list[Need]:
     """The signals of a frozen teacher, the most often asked for first: the cache's budget goes to them in this order.
 
-    Those that frozen strategies declare, the states below the layers that joint ones tune, and what a super-student learns from.
+    Those that frozen strategies declare, and the states below the layers that joint ones tune.
     """
-    asked: Counter[Need] = Counter(shared_start.NEEDS if teacher.shared else ())
+    asked: Counter[Need] = Counter()
     for candidate in candidates:
         if candidate.strategy.teacher is TeacherRole.FROZEN:
             asked.update(candidate.strategy.teacher_needs())
@@ -197,7 +180,7 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
         task=study.task,
         quality=study.search.objectives[0],
         labels=rows.labels,
-        info=replace(found.info, vocabularies=known.info.vocabularies, teachers=len(teachers), shared=known.info.shared),
+        info=replace(found.info, vocabularies=known.info.vocabularies, teachers=len(teachers)),
         max_length=length,
         pad=found.tokenizer.pad_token_id or 0,
         learnt=_joined(parts),
@@ -218,27 +201,10 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
         notes += advice
     for each in passes:
         notes += each.notes
-    shared = {}
-    if known.info.shared:
-        for family in shared_start.asking(known.plugins.families, known.info):
-            shared[family.name] = made = shared_start.make(assets, family, study.space.shared_start, progress)
-            how = "found in the cache; making it took" if made.reused else "made in"
-            notes += [
-                *made.notes,
-                f"shared start of {family.name}, {made.shapes} shapes, {made.params:,} params: {how} {made.seconds:.0f} s",
-            ]
-        assets = replace(assets, shared={name: made.model for name, made in shared.items()})
     forwards = sum(one.forwards for one in teachers) + sum(each.forwards for each in passes)
     seconds = sum(one.seconds for one in teachers) + sum(each.seconds for each in passes)
-    seconds += sum(made.seconds for made in shared.values() if not made.reused)
     stored = sum(each.bytes for each in passes)
-    manifest = _manifest(known, teachers, assets, stored)
-    if shared:
-        manifest["shared_start"] = {
-            name: {"params": made.params, "shapes": made.shapes, "seconds": made.seconds, "fingerprint": made.digest}
-            for name, made in shared.items()
-        }
-    return Prepared(known, teachers, assets, manifest, forwards, seconds, tuple(notes))
+    return Prepared(known, teachers, assets, _manifest(known, teachers, assets, stored), forwards, seconds, tuple(notes))
 
 
 def _with_others(
@@ -302,11 +268,6 @@ def _vocabularies(known: Known, found: Teacher, tables: Mapping[str, Table]) -> 
         validation = data.tokenise(known.data.validation, tokenizer, length)
         made[size] = Vocabulary(pieces, files, tokenizer.pad_token_id or 0, learnt, validation)
     return made
-
-
-def starts(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """The fingerprint of each family's super-student, where a study has them."""
-    return {name: each["fingerprint"] for name, each in manifest.get("shared_start", {}).items()}
 
 
 def _facts(found: Teacher, max_length: int) -> dict[str, Any]:

@@ -254,7 +254,6 @@ class SpaceConfig(_Section):
     families: Names = ("transformer",)  # whether there are such plugins is for kdsearch.plugins to say
     strategies: Names = ("hard", "logit", "feature", "joint")
     knobs: dict[str, Annotated[Any, AfterValidator(_knob)]] = {}
-    shared_start: Annotated[float, Field(ge=0, le=100)] = 0.0  # epochs over all text that a super-student trains, once; 0: there is none
 
 
 class Limits(_Section):

@@ -71,7 +71,7 @@ def info_from_json(values: Mapping[str, Any]) -> ModelInfo:
 
 
 def predict(module: nn.Module, rows: Rows) -> np.ndarray:
-    """Logits (N, C) float32 of every row, in eval mode and full precision; the module's mode is put back."""
+    """Logits (N, C) float32 of every row, in eval mode, in the precision that the caller has set; the module's mode is put back."""
     training = module.training
     module.eval()
     found: np.ndarray | None = None

@@ -173,7 +173,6 @@ def _keep(folder: Path, wanted: StudyConfig, prepared: Prepared) -> dict[str, An
             ("data", before["data"]["fingerprint"], manifest["data"]["fingerprint"]),
             ("split", before["data"]["split"], manifest["data"]["split"]),
             ("teacher", before["teacher"]["fingerprint"], manifest["teacher"]["fingerprint"]),
-            ("shared start", prepare.starts(before), prepare.starts(manifest)),
             ("plugins", [_identity(p) for p in before["plugins"]], [_identity(p) for p in manifest["plugins"]]),
         ):
             if one != other:

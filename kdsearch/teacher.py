@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -213,15 +215,22 @@ def _tuned(
     folders = [cache.cache_root() / "teachers" / io.digest(io.canonical(each)) for each in either]
     decided, folder = next((pair for pair in zip(either, folders, strict=True) if pair[1].exists()), (either[0], folders[0]))
 
-    def files() -> dict[str, bytes]:
-        begun = time.monotonic()
-        model = _finetune(plan, recipe, config, data, progress)
-        return _files(model, plan, {**decided, "backbone": plan.checkpoint.where, "seconds": time.monotonic() - begun})
-
-    reused, notes = cache.kept_folder(folder, RECORD, files, progress, "waiting for another process that fine-tunes the same teacher")
+    with cache.writing():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        waiting = "waiting for another process that fine-tunes the same teacher"
+        with cache.lock(folder.with_suffix(".lock"), progress, waiting):
+            for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a run that was killed while it wrote
+                shutil.rmtree(leftover, ignore_errors=True)
+            whole = _whole(folder)
+            notes = (f"{folder}: damaged, made again",) if whole is False else ()
+            if not whole:
+                begun = time.monotonic()
+                model = _finetune(plan, recipe, config, data, progress)
+                record = {**decided, "backbone": plan.checkpoint.where, "seconds": time.monotonic() - begun}
+                io.write_folder(folder, _files(model, plan, record))
     # Read back in every case: the first run and those that reuse it then work on the same bytes.
     kept = checkpoint.inspect(folder, plan.checkpoint.where)
-    return checkpoint.load_model(kept, new_head=False, labels=data.labels, task=data.task), reused, notes
+    return checkpoint.load_model(kept, new_head=False, labels=data.labels, task=data.task), bool(whole), notes
 
 
 def _finetune(plan: Plan, recipe: Recipe, config: StudyConfig, data: Data, progress: Progress | None) -> PreTrainedModel:
@@ -277,6 +286,17 @@ def _files(model: PreTrainedModel, plan: Plan, record: dict[str, object]) -> dic
     digests = {name: hashlib.blake2b(content, digest_size=16).hexdigest() for name, content in files.items()}
     files[RECORD] = (json.dumps({**record, "files": digests}, indent=2, ensure_ascii=False) + "\n").encode()
     return files
+
+
+def _whole(folder: Path) -> bool | None:
+    """Whether a folder that we tuned is as it was written; None where there is none."""
+    if not folder.exists():
+        return None
+    try:
+        files = json.loads((folder / RECORD).read_text())["files"]
+        return all(io.file_digest(folder / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _through_gate(

@@ -114,7 +114,7 @@ def bucketed(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> 
         yield batches[index]
 
 
-def in_order(lengths: np.ndarray, tokens_per_batch: int = 8192) -> Iterator[np.ndarray]:
+def in_order(lengths: np.ndarray, tokens_per_batch: int = 4096) -> Iterator[np.ndarray]:
     """Every row once, longest first, in batches of about equal work: for passes without gradients."""
     order = np.argsort(-lengths, kind="stable")
     start = 0

@@ -169,8 +169,7 @@ class _Trial:
         if type(self.family).observe is not Family.observe:  # putting the text together takes a while, where it is long
             read = learnt.rows(self.chosen)
             self.family.observe(module, as_tensor(read.ids).long(), as_tensor(read.offsets), self._answers())
-        source = assets.super_student(spec.family, self.vocabulary) if self.family.from_shared else assets.teacher(self.vocabulary)
-        self.family.start_from(module, source)
+        self.family.start_from(module, assets.teacher(self.vocabulary))
         set_dropout(module, self.recipe.dropout)
         self.table = compact.CompactTable.of(self.family.word_table(module), (learnt, validation), pad)
         self.module = module.to(device)
@@ -218,11 +217,14 @@ class _Trial:
     def _step(self, places: np.ndarray, progress: float) -> dict[str, Tensor]:
         rows = self.chosen[places]
         batch = self.rows.batch(rows)
-        with mixed(self.device, self.device.type == "cuda" or self.family.bfloat16):
+        with self._precision():
             answer = self.module(batch, self.student_needs)
         teacher = self.teaching.outputs(rows, batch)
         # The loss in full precision: differences of near-equal probabilities are lost in bfloat16.
         return self.strategy.loss(answer, teacher, batch, self.extra, progress)
+
+    def _precision(self) -> torch.autocast:
+        return mixed(self.device, self.device.type == "cuda" or self.family.bfloat16)
 
     def _scores(self) -> tuple[np.ndarray, dict[str, float]]:
         logits = student.predict(self.module, self.validation)
@@ -244,7 +246,8 @@ class _Trial:
         def on_rung(passed: Sequence[float]) -> bool:
             nonlocal validation_seconds, stopped
             at = time.monotonic()
-            _, scores = self._scores()
+            with self._precision():  # what bfloat16 changes is far below a rung's noise, and a look takes half the time
+                _, scores = self._scores()
             validation_seconds += time.monotonic() - at
             for share in passed:
                 if share in RUNGS and not stopped:

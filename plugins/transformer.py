@@ -13,7 +13,6 @@ from kdsearch import Encoder, Family, ModelInfo, Signal, Space, hookimpl, initia
 
 HEAD_SIZES = (16, 32, 64)
 RANKS = (32, 64, 128)
-WIDTHS = (1, 2 / 3, 1 / 2, 1 / 3, 1 / 6)  # of the shapes that a super-student is trained for, as shares of the teacher's heads
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,7 @@ class Transformer(Family):
     hidden: int  # a multiple of the head size
     head_size: int
     ff_ratio: int  # feed-forward width / hidden
-    # random | embeddings (the teacher's, projected by SVD) | first, uniform, last (the teacher's layers, cut by importance) | shared (a corner of
-    # the study's super-student) | ranked (first, the most important dimensions in front: what a super-student begins as)
-    start: str
+    start: str  # random | embeddings (the teacher's, projected by SVD) | first, uniform, last (the teacher's layers, cut by importance)
     vocabulary: int | None = None  # pieces kept, one of the study's pruned vocabularies; None: the teacher's own
     embedding_rank: int | None = None  # width of the embedding tables; None: the student's own
 
@@ -53,7 +50,7 @@ class Transformer(Family):
             "hidden": hidden,
             "head_size": head_size,
             "ff_ratio": space.integer("ff_ratio", 1, max(1, teacher.intermediate // teacher.hidden)),
-            "start": space.choice("start", (*(("shared",) if teacher.shared else ()), "embeddings", "first", "uniform", "last", "random")),
+            "start": space.choice("start", ("embeddings", "first", "uniform", "last", "random")),
             "vocabulary": space.choice("vocabulary", (*teacher.vocabularies, teacher.vocab)),
             "embedding_rank": None if (rank := space.choice("embedding_rank", (0, *cls._ranks(teacher)))) in (0, hidden) else rank,
         }
@@ -71,17 +68,6 @@ class Transformer(Family):
         narrow = {**common, "layers": 2, "hidden": teacher.hidden // 3, "start": "embeddings"}
         depths = range(1, max(2, teacher.layers // 2 + 1))
         return [narrow, *({**common, "layers": depth, "hidden": teacher.hidden, "start": "first"} for depth in depths)]
-
-    @classmethod
-    def shared_shapes(cls, teacher: ModelInfo) -> tuple[Family, ...]:
-        size, ratio = teacher.hidden // teacher.heads, max(1, teacher.intermediate // teacher.hidden)
-        heads = sorted({max(1, round(teacher.heads * share)) for share in WIDTHS}, reverse=True)
-        depths = range(max(1, teacher.layers // 2), 0, -1)
-        return tuple(cls(depth, count * size, size, ratio, "ranked") for count in heads for depth in depths)
-
-    @property
-    def from_shared(self) -> bool:
-        return self.start == "shared"
 
     @property
     def heads(self) -> int:
@@ -154,8 +140,7 @@ class Transformer(Family):
             heads=self.heads,
             teacher_layers=teacher.config.num_hidden_layers,
             teacher_heads=teacher.config.num_attention_heads,
-            kind=self.start if self.start in initialise.LAYER_STARTS else "first",
-            order={"shared": "leading", "ranked": "ranked"}.get(self.start, "kept"),
+            kind=self.start,
         )
 
     def word_table(self, student: nn.Module) -> nn.Embedding:

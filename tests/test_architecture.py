@@ -15,7 +15,7 @@ FLOORS = [
     {"errors", "io", "api", "yamlfile", "space", "metrics", "statistics"},
     {"schema", "sources", "cells", "config", "data", "record", "losses", "hookspecs"},
     {"train", "encoder", "checkpoint", "gate", "cache", "teacher", "ensemble", "initialise", "modules", "augment", "vocabulary", "compact"},
-    {"plugin_sources", "plugin_classes", "plugin_hooks", "plugins", "scaffold", "cost", "assets", "private_teacher", "shared_start"},
+    {"plugin_sources", "plugin_classes", "plugin_hooks", "plugins", "scaffold", "cost", "assets", "private_teacher"},
     {"student", "teaching", "trial", "front", "choosing", "analysis", "evidence"},
     {"searching", "contract_checks", "strategy_contract", "family_contract", "tiny", "testing", "verify"},
     {"prepare", "dryrun", "telling", "finalists", "confirm", "deploy", "report", "study"},

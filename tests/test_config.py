@@ -51,7 +51,7 @@ def test_defaults_are_those_of_the_study_file_s_documentation(tmp_path: Path) ->
             "max_train": None,
         },
         "teacher": {"model": None, "preset": "minilm", "finetune": "auto", "labels": None},
-        "space": {"families": ["transformer"], "strategies": ["hard", "logit", "feature", "joint"], "knobs": {}, "shared_start": 0.0},
+        "space": {"families": ["transformer"], "strategies": ["hard", "logit", "feature", "joint"], "knobs": {}},
         "search": {
             "trials": 40,
             "minutes": None,

@@ -190,12 +190,7 @@ def test_a_ledger_from_before_confirmations_reads_as_ever() -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    names = ["angry", "calm", "sad"]
-    worlds.save_teacher(folder / "teacher", names=names)
-    lines, labels = worlds.texts(700)
-    pd.DataFrame({"text": lines, "label": [names[label] for label in labels]}).to_csv(folder / "texts.csv", index=False)
-    return folder
+    return worlds.save_world(tmp_path_factory.mktemp("world"), ["angry", "calm", "sad"])
 
 
 def study(world: Path, name: str, **more: Any) -> dict[str, Any]:

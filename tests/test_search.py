@@ -27,12 +27,7 @@ from kdsearch.verify import verify
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a teacher and one csv file of texts with string labels."""
-    folder = tmp_path_factory.mktemp("world")
-    names = ["angry", "calm", "sad"]
-    worlds.save_teacher(folder / "teacher", names=names)
-    lines, labels = worlds.texts(700)
-    pd.DataFrame({"text": lines, "label": [names[label] for label in labels]}).to_csv(folder / "texts.csv", index=False)
-    return folder
+    return worlds.save_world(tmp_path_factory.mktemp("world"), ["angry", "calm", "sad"])
 
 
 def study(world: Path, name: str, **search: Any) -> dict[str, Any]:

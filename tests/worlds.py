@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
@@ -72,6 +73,14 @@ def save_teacher(folder: Path, classes: int = 3, names: list[str] | None = None)
         teacher.config.label2id = {name: index for index, name in enumerate(names)}
     teacher.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
+    return folder
+
+
+def save_world(folder: Path, names: list[str]) -> Path:
+    """teacher/, a folder as `save_teacher` writes it, and texts.csv, labelled by name."""
+    save_teacher(folder / "teacher", names=names)
+    lines, labels = texts(700)
+    pd.DataFrame({"text": lines, "label": [names[label] for label in labels]}).to_csv(folder / "texts.csv", index=False)
     return folder
 
 
