@@ -31,14 +31,16 @@ def bilstm(pieces: int, dimension: int, hidden: int) -> dict[str, Any]:
 LINEAR = world.linear(16_000, 6_700)
 SMALL, LARGE = bilstm(8000, 40, 64), bilstm(16_000, 96, 128)
 TEXTS = {"unlabelled": 1.0}
+MOST = world.HALF | {"alpha": 0.7}
 # name -> family, fields, strategy, fields, training, epochs
 RECIPES: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], dict[str, float], float]] = {
     "1/1000 linear, labels alone": ("mlp", LINEAR, "hard", {}, {"lr": 3e-4}, 5),
-    "1/1000 linear, teacher": ("mlp", LINEAR, "logit", world.PURE, {"lr": 3e-4}, 5),
-    "1/1000 linear, teacher and text": ("mlp", LINEAR, "logit", world.PURE, {"lr": 1e-4, **TEXTS}, 5),
+    "1/1000 linear, teacher": ("mlp", LINEAR, "logit", world.HALF, {"lr": 3e-4}, 5),
+    "1/1000 linear, teacher and text": ("mlp", LINEAR, "logit", world.HALF, {"lr": 1e-4, **TEXTS}, 5),
     "1/50 BiLSTM, labels alone": ("bilstm", SMALL, "hard", {}, {"lr": 5e-4}, 3),
-    "1/50 BiLSTM, teacher and text": ("bilstm", SMALL, "logit", world.PURE, {"lr": 5e-4, **TEXTS}, 3),
-    "1/10 BiLSTM, teacher and text": ("bilstm", LARGE, "logit", world.PURE, {"lr": 5e-4, **TEXTS}, 3),
+    "1/50 BiLSTM, teacher and text": ("bilstm", SMALL, "logit", MOST, {"lr": 1e-3, **TEXTS}, 3),
+    "1/10 BiLSTM, labels alone": ("bilstm", LARGE, "hard", {}, {"lr": 5e-4}, 3),
+    "1/10 BiLSTM, teacher and text": ("bilstm", LARGE, "logit", MOST, {"lr": 5e-4, **TEXTS}, 3),
 }
 
 

@@ -142,7 +142,7 @@ def run() -> list[dict[str, Any]]:
         theirs = stock(alone, world.spec("transformer", epochs=EPOCHS, seed=seed))
         for pairs, found, fields, training in (
             (teacher_only, alone, world.SOFT, {"lr": 3e-4}),
-            (with_text, text, world.PURE, {"lr": 1e-4, "unlabelled": 1.0}),
+            (with_text, text, world.HALF, {"lr": 1e-4, "unlabelled": 1.0}),
         ):
             linear = TrialSpec("mlp", world.linear(8000, 14_700), "logit", fields, training, 5 * world.SMOKE, seed)
             ours = trial.run(linear, found.assets)

@@ -37,7 +37,7 @@ class Signal(enum.StrEnum):
     LOGITS = "logits"  # (B, C) before softmax; C = 1 for a regression
     POOLED = "pooled"  # (B, H) a state averaged over the row's real tokens; state 0 is the embedding
     HIDDEN = "hidden"  # (B, S, H) a state; state 0 is the embedding, state k the output of layer k
-    ATTENTION = "attention"  # (B, A, S, S) a layer's attention probabilities; layer 0 is the lowest
+    ATTENTION = "attention"  # (B, A, S, S) a layer's attention probabilities, before dropout; layer 0 is the lowest
     VALUES = "values"  # (B, A, S, H/A) a layer's value vectors; layer 0 is the lowest
 
 
@@ -95,7 +95,7 @@ class Batch:
 
     ids: Tensor  # (B, S) int64
     mask: Tensor  # (B, S) bool, False where padded
-    labels: Tensor  # (B,) int64, -100 where unlabelled; for a regression float32, NaN where unlabelled
+    labels: Tensor  # (B,) int64, -100 where unlabelled; for a regression float32, standardised in training, NaN where unlabelled
     example: Tensor  # (B,) int64 row numbers in the study's data
     types: Tensor | None = None  # (B, S) int64: 0 for the first text of a pair, 1 for the second
     label_smoothing: float = 0.0  # 0..1, of hard_loss: this share of each label is spread over all classes
@@ -132,6 +132,9 @@ class ModelInfo:
     types: int = 2  # rows of the token type table
     vocabularies: tuple[int, ...] = ()  # sizes of the pruned vocabularies that a student may have instead of `vocab`, ascending
     teachers: int = 1  # K: how many the study has; everything else here is the main one's
+    embedding: int = 0  # width of the embedding tables where it is not H, and a projection stands between; 0 where it is
+    activation: str = "gelu"  # of a feed-forward block, as transformers names it
+    eps: float = 1e-12  # of the layer norms
 
 
 class Space(ABC):
@@ -161,7 +164,7 @@ class TeacherTuning:
     """How a JOINT strategy trains its private copy of the teacher."""
 
     layers: int = 1  # how many of the top layers are tuned (the classification head always is)
-    lr_factor: float = 0.1  # the teacher's learning rate as a multiple of the student's
+    lr_factor: float = 0.1  # its learning rate as a multiple of the study's `lr`, without the lr_scale of the student's family
 
 
 @dataclass(frozen=True)
@@ -169,13 +172,16 @@ class Strategy(ABC):
     """How a student learns. A subclass is a frozen dataclass: its fields are its search parameters and its JSON.
 
     Class attributes: `name`; `source`, the paper and equation; `teacher`, the teacher's role; `each_teacher`, whether it reads
-    `Outputs.teachers`: it is then for studies with several teachers alone, and refused in others.
+    `Outputs.teachers`: it is then for studies with several teachers alone, and refused in others; `staged`, whether it first learns something
+    else than to answer, so that its scores on the way say little beside those of other strategies: early stopping then compares its trials
+    with one another alone.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
     teacher: ClassVar[TeacherRole] = TeacherRole.FROZEN
     each_teacher: ClassVar[bool] = False
+    staged: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod

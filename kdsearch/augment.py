@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from kdsearch.data import Table
+from kdsearch.data import Table, row_key, row_keys
 
 MASKED, REPLACED = 0.1, 0.15  # of the words
 SPAN, GRAM = 0.25, 0.25  # of the texts: a span left out; only an n-gram kept
@@ -17,7 +17,9 @@ NEIGHBOURS = 8
 LONGEST_GRAM = 5
 
 
-def augment(train: Table, variants: int, tokenizer: PreTrainedTokenizerFast, words: Tensor, seed: int) -> Table:
+def augment(
+    train: Table, variants: int, tokenizer: PreTrainedTokenizerFast, words: Tensor, seed: int, judged: Collection[str] = frozenset()
+) -> Table:
     """Variants of each training text: words masked, words replaced by near ones, a span left out, or an n-gram alone.
 
     After Tang et al. 2019, arXiv:1903.12136, section 3.2 (masking, n-gram sampling), with TinyBERT's replacement by neighbours among the teacher's
@@ -26,24 +28,25 @@ def augment(train: Table, variants: int, tokenizer: PreTrainedTokenizerFast, wor
     Args:
         variants: of each row.
         words: (V, H) the teacher's word table.
+        judged: data.row_keys of the validation and test rows.
 
     Returns:
-        rows without labels; variants equal to another row are left out.
+        rows without labels; variants that are, case and spacing aside, another of them, a training text or a judged one are left out.
     """
     rng = np.random.default_rng(seed)
     near = _neighbours(train, tokenizer, words)
     mask = tokenizer.mask_token or ""
-    seen = set(zip(train.texts, train.pairs or train.texts, strict=True))
+    seen = {*judged, *row_keys(train)}
     texts: list[str] = []
     pairs: list[str] = []
     for _ in range(variants):
         for row, text in enumerate(train.texts):
             fresh = _varied(text, near, mask, rng)
-            other = fresh if train.pairs is None else _varied(train.pairs[row], near, mask, rng)
-            if fresh and other and (fresh, other) not in seen:
-                seen.add((fresh, other))
+            other = None if train.pairs is None else _varied(train.pairs[row], near, mask, rng)
+            if fresh and other != "" and (key := row_key(fresh, other)) not in seen:
+                seen.add(key)
                 texts.append(fresh)
-                pairs.append(other)
+                pairs.append(other or "")
     regression = np.issubdtype(train.labels.dtype, np.floating)
     unknown = np.full(len(texts), np.nan, np.float32) if regression else np.full(len(texts), -100, np.int64)
     return Table(texts, None if train.pairs is None else pairs, unknown)

@@ -95,6 +95,7 @@ class Data:
     class_counts: dict[str, dict[str, int]]  # role (train, validation) -> class name -> rows; {} for a regression
     fingerprint: str  # of all rows as they were read, unlabelled ones too; whatever the split
     split_fingerprint: str  # of which labelled row is where, in order, the sealed ones included
+    judged: frozenset[str] = frozenset()  # row_keys of the validation rows and of the sealed ones: never to be learnt from
 
 
 def load(config: StudyConfig) -> Data:
@@ -129,9 +130,9 @@ def _read(config: StudyConfig) -> tuple[Data, Table]:
         tables = _carve(tables, carved, names, config.data.split_seed)
     train, validation, test = tables["train"], tables["validation"], tables["test"]
 
-    judged = set(_row_keys(test))
+    judged = set(row_keys(test))
     validation, lost_validation = _without(validation, judged)
-    judged |= set(_row_keys(validation))
+    judged |= set(row_keys(validation))
     whole = train
     train, lost_train = _without(whole, judged)
     for role, table in (("train", train), ("validation", validation)):
@@ -143,7 +144,7 @@ def _read(config: StudyConfig) -> tuple[Data, Table]:
     _refuse_lost_classes(whole, train, names, "data: dropping the training rows that are also in validation or test")
     train = _sample(train, names, config)
     if unlabelled is not None:
-        unlabelled, dropped["unlabelled"] = _without(unlabelled, judged | set(_row_keys(train)))
+        unlabelled, dropped["unlabelled"] = _without(unlabelled, judged | set(row_keys(train)))
         if not len(unlabelled):
             raise InputError("data.unlabelled: every row is also in train, validation or test: leave it out")
         most = config.data.max_unlabelled
@@ -167,6 +168,7 @@ def _read(config: StudyConfig) -> tuple[Data, Table]:
         counts,
         fingerprint,
         digest(config.task, *names, *where),
+        frozenset(judged),
     )
     return data, test
 
@@ -276,19 +278,19 @@ def _sample(train: Table, names: tuple[str, ...], config: StudyConfig) -> Table:
     return sample
 
 
-def _key(*texts: str) -> tuple[str, ...]:
-    """What makes two rows the same text: letter case and spacing aside."""
-    return tuple(" ".join(part.split()).casefold() for part in texts)
+def row_key(text: str, pair: str | None = None) -> str:
+    """Equal where two rows are the same text, letter case and spacing aside. A digest: it can leave the seal of a test row, the text cannot."""
+    return digest(*(" ".join(part.split()).casefold() for part in (text, pair) if part is not None))
 
 
-def _row_keys(table: Table) -> list[tuple[str, ...]]:
+def row_keys(table: Table) -> list[str]:
     if table.pairs is None:
-        return [_key(text) for text in table.texts]
-    return [_key(text, pair) for text, pair in zip(table.texts, table.pairs, strict=True)]
+        return [row_key(text) for text in table.texts]
+    return [row_key(text, pair) for text, pair in zip(table.texts, table.pairs, strict=True)]
 
 
-def _without(table: Table, keys: set[tuple[str, ...]]) -> tuple[Table, int]:
-    kept = np.array([position for position, key in enumerate(_row_keys(table)) if key not in keys], np.int64)
+def _without(table: Table, keys: set[str]) -> tuple[Table, int]:
+    kept = np.array([position for position, key in enumerate(row_keys(table)) if key not in keys], np.int64)
     return (table, 0) if len(kept) == len(table) else (table.rows(kept), len(table) - len(kept))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,23 +19,27 @@ class Anatomy:
 
     base: str  # the encoder without its head
     layers: str  # the list of layers
-    value: str  # the value projection, inside a layer
+    projections: tuple[str, str, str]  # inside a layer: of queries, keys and values
     head: tuple[str, ...]  # the modules above the encoder, the last linear one at the end
     takes_types: bool = True
 
 
 _BERT_LAYERS = "encoder.layer"
-_BERT_VALUE = "attention.self.value"
+_BERT_SELF = ("attention.self.query", "attention.self.key", "attention.self.value")
 ANATOMY = {
-    "bert": Anatomy("bert", f"bert.{_BERT_LAYERS}", _BERT_VALUE, ("bert.pooler", "classifier")),
-    "roberta": Anatomy("roberta", f"roberta.{_BERT_LAYERS}", _BERT_VALUE, ("classifier.dense", "classifier.out_proj"), takes_types=False),
+    "bert": Anatomy("bert", f"bert.{_BERT_LAYERS}", _BERT_SELF, ("bert.pooler", "classifier")),
+    "roberta": Anatomy("roberta", f"roberta.{_BERT_LAYERS}", _BERT_SELF, ("classifier.dense", "classifier.out_proj"), takes_types=False),
     "xlm-roberta": Anatomy(
-        "roberta", f"roberta.{_BERT_LAYERS}", _BERT_VALUE, ("classifier.dense", "classifier.out_proj"), takes_types=False
+        "roberta", f"roberta.{_BERT_LAYERS}", _BERT_SELF, ("classifier.dense", "classifier.out_proj"), takes_types=False
     ),
-    "camembert": Anatomy("roberta", f"roberta.{_BERT_LAYERS}", _BERT_VALUE, ("classifier.dense", "classifier.out_proj"), takes_types=False),
-    "electra": Anatomy("electra", f"electra.{_BERT_LAYERS}", _BERT_VALUE, ("classifier.dense", "classifier.out_proj")),
+    "camembert": Anatomy("roberta", f"roberta.{_BERT_LAYERS}", _BERT_SELF, ("classifier.dense", "classifier.out_proj"), takes_types=False),
+    "electra": Anatomy("electra", f"electra.{_BERT_LAYERS}", _BERT_SELF, ("classifier.dense", "classifier.out_proj")),
     "distilbert": Anatomy(
-        "distilbert", "distilbert.transformer.layer", "attention.v_lin", ("pre_classifier", "classifier"), takes_types=False
+        "distilbert",
+        "distilbert.transformer.layer",
+        ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+        ("pre_classifier", "classifier"),
+        takes_types=False,
     ),
 }
 
@@ -49,6 +54,7 @@ def info(config: PretrainedConfig, task: str) -> ModelInfo:
     distilbert = config.model_type == "distilbert"
     # RoBERTa counts positions from padding_idx + 1 on: its table has that many rows more than tokens it can read.
     unused = config.pad_token_id + 1 if anatomy.base == "roberta" else 0
+    embedding = config.embedding_size if config.model_type == "electra" else config.hidden_size
     return ModelInfo(
         labels=config.num_labels,
         layers=config.num_hidden_layers,
@@ -60,6 +66,9 @@ def info(config: PretrainedConfig, task: str) -> ModelInfo:
         intermediate=config.hidden_dim if distilbert else config.intermediate_size,
         positions=config.max_position_embeddings - unused,
         types=max(1, config.type_vocab_size) if anatomy.takes_types else 1,
+        embedding=0 if embedding == config.hidden_size else embedding,
+        activation=config.activation if distilbert else config.hidden_act,
+        eps=1e-12 if distilbert else config.layer_norm_eps,  # DistilBERT's is written into its code
     )
 
 
@@ -67,6 +76,7 @@ class Encoder(nn.Module):
     """Wraps a classifier of a type in ANATOMY; `forward` shows any signal of it.
 
     POOLED is the mean of a state over the row's real tokens: at low states the first token has seen too little of the row to stand for it.
+    ATTENTION is computed from queries and keys: the fused kernels never form the probabilities, and the eager ones give them after dropout.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -86,25 +96,23 @@ class Encoder(nn.Module):
             arguments["token_type_ids"] = batch.types
         if wanted & {Signal.POOLED, Signal.HIDDEN}:
             arguments["output_hidden_states"] = True
-        if Signal.ATTENTION in wanted:
-            if self.model.config._attn_implementation != "eager":
-                self.model.set_attn_implementation("eager")  # the fused kernels never form the probabilities
-            arguments["output_attentions"] = True
         layers = self.model.get_submodule(self.anatomy.layers)
         last = self.model.get_submodule(self.anatomy.head[-1])
         below: list[Tensor] = []
-        values: dict[int, Tensor] = {}
+        projected: dict[tuple[str, int], Tensor] = {}  # (projection, layer) -> (B, S, H)
         hooks = []
         mixed = torch.is_autocast_enabled(batch.ids.device.type)
         if mixed:
             hooks.append(last.register_forward_pre_hook(lambda _module, inputs: below.append(inputs[0])))
-        if Signal.VALUES in wanted:
-            for index, layer in enumerate(layers.children()):
+        query, key, value = self.anatomy.projections
+        kept = [query, key] * (Signal.ATTENTION in wanted) + [value] * (Signal.VALUES in wanted)
+        for index, layer in enumerate(layers.children() if kept else ()):
+            for name in kept:
 
-                def keep(_module: nn.Module, _inputs: object, output: Tensor, index: int = index) -> None:
-                    values[index] = output
+                def keep(_module: nn.Module, _inputs: object, output: Tensor, at: tuple[str, int] = (name, index)) -> None:
+                    projected[at] = output
 
-                hooks.append(layer.get_submodule(self.anatomy.value).register_forward_hook(keep))
+                hooks.append(layer.get_submodule(name).register_forward_hook(keep))
         try:
             output = self.model(**arguments)
         finally:
@@ -124,11 +132,9 @@ class Encoder(nn.Module):
             elif need.signal is Signal.POOLED:
                 found = mean_over_tokens(output.hidden_states[at], batch.mask)
             elif need.signal is Signal.ATTENTION:
-                found = output.attentions[at]
+                found = attention(self._by_head(projected[query, at]), self._by_head(projected[key, at]), batch.mask)
             else:
-                flat = values[at]
-                heads = self.model.config.num_attention_heads
-                found = flat.unflatten(-1, (heads, -1)).transpose(1, 2)
+                found = self._by_head(projected[value, at])
             layered[need.signal, need.layer] = found.float()
         logits = output.logits
         if mixed:
@@ -136,6 +142,16 @@ class Encoder(nn.Module):
             with torch.autocast(logits.device.type, enabled=False):
                 logits = last(below[0].float())
         return Outputs(logits.float(), layered)
+
+    def _by_head(self, flat: Tensor) -> Tensor:
+        """(B, S, H) -> (B, A, S, H/A)."""
+        return flat.unflatten(-1, (self.model.config.num_attention_heads, -1)).transpose(1, 2)
+
+
+def attention(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+    """Attention probabilities before dropout, (B, A, S, S), of queries and keys (B, A, S, H/A); what mask (B, S) leaves out has none."""
+    scores = queries @ keys.mT / math.sqrt(queries.shape[-1])
+    return scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min).softmax(-1)
 
 
 def mean_over_tokens(states: Tensor, mask: Tensor) -> Tensor:

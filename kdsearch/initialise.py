@@ -134,13 +134,36 @@ def _fill(target: nn.Parameter | Tensor, source: Tensor) -> None:
         target.copy_(source)
 
 
+def widened(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The weights with embedding tables of the teacher's full width, where an ELECTRA's are narrower and a projection follows them.
+
+    With e the narrow embedding, c it less its mean, P the projection, g and b the layer norm's gain and bias: the teacher's first state is
+    P (g c / std(c) + b) + p. The tables become those of P (g c), the bias P b + p; a layer norm over them divides by their own spread, and the
+    gain gives back what it is in units of std(c), on average over the words: uniform, because P has mixed the dimensions already.
+    """
+    if "embeddings_project.weight" not in weights:
+        return weights
+    found = {name: tensor for name, tensor in weights.items() if not name.startswith("embeddings_project.")}
+    project, shift = weights["embeddings_project.weight"], weights["embeddings_project.bias"]
+    gain, bias = weights["embeddings.LayerNorm.weight"], weights["embeddings.LayerNorm.bias"]
+    for table in ("word", "position", "token_type"):
+        name = f"embeddings.{table}_embeddings.weight"
+        found[name] = (weights[name] - weights[name].mean(1, keepdim=True)) @ (project * gain).T
+    narrow, wide = (each["embeddings.word_embeddings.weight"].std(1, correction=0) for each in (weights, found))
+    found["embeddings.LayerNorm.weight"] = torch.full_like(shift, float((wide / narrow.clamp_min(1e-6)).mean()))
+    found["embeddings.LayerNorm.bias"] = project @ bias + shift
+    return found
+
+
 def start_embeddings(student: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
     """Project the teacher's three embedding tables on the top singular directions of its word table (SVD); its own tables when widths agree.
 
     student: the student's parameters under BERT's names, changed in place.
     """
-    words = weights["embeddings.word_embeddings.weight"]
     width = student["embeddings.word_embeddings.weight"].shape[1]
+    if weights["embeddings.word_embeddings.weight"].shape[1] < width:
+        weights = widened(weights)
+    words = weights["embeddings.word_embeddings.weight"]
     _start_tables(student, weights, None if words.shape[1] == width else top_directions(words, width))
     if words.shape[1] == width:
         for part in ("weight", "bias"):
@@ -188,9 +211,15 @@ def start_layers(
     student: the student's parameters under BERT's names, changed in place.
     """
     width = len(student["pooler.dense.bias"])
+    narrow, weights = weights, widened(weights)
     residual = Slice.by_importance(weights, teacher_layers, width).keep
     if "embeddings_project.weight" in student:
-        _start_factorised(student, weights, residual)
+        if narrow is not weights and len(narrow["embeddings.LayerNorm.bias"]) == len(student["embeddings.LayerNorm.bias"]):
+            start_embeddings(student, narrow)
+            for part in ("weight", "bias"):
+                _fill(student[f"embeddings_project.{part}"], narrow[f"embeddings_project.{part}"][residual])
+        else:
+            _start_factorised(student, weights, residual)
     else:
         for table in ("word", "position", "token_type"):
             name = f"embeddings.{table}_embeddings.weight"

@@ -5,9 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdsearch.api import Batch, Outputs
+from kdsearch.api import Batch, ModelInfo, Outputs, Space
 
 FORMS = ("kl", "soft_ce", "mse_probabilities", "mse_logits", "symmetric")
+
+
+def temperature(space: Space, teacher: ModelInfo) -> float:
+    """The study's temperature, for a strategy that softens nothing but logits; 1, and not drawn, for a regression, which has no softmax."""
+    return 1.0 if teacher.task == "regression" else space.temperature()
 
 
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float | None, form: str = "kl", direction: float | None = None) -> Tensor:
@@ -95,4 +100,4 @@ def scaled_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
     return F.mse_loss(mine, theirs) if mask is None else masked_mse(mine, theirs, mask)
 
 
-__all__ = ["FORMS", "blend", "logit_terms", "masked_mse", "mixture", "scaled_mse", "soft_loss", "token_mean"]
+__all__ = ["FORMS", "blend", "logit_terms", "masked_mse", "mixture", "scaled_mse", "soft_loss", "temperature", "token_mean"]

@@ -192,7 +192,8 @@ class BothWays(nn.Module):
     """A bidirectional LSTM layer that padding does not touch: (B, S, I) -> (B, S, 2 H).
 
     Its backward half reads each row reversed within its own length. So the padding comes last for both halves, after everything that counts, and
-    no packing is needed, which is slow and has no ONNX.
+    no packing is needed, which is slow and has no ONNX. In full precision under autocast too: on CUDA, autocast runs it in float16 whatever it was
+    asked for, and float16 would need its loss scaled.
     """
 
     def __init__(self, inputs: int, hidden: int) -> None:
@@ -204,8 +205,10 @@ class BothWays(nn.Module):
         steps = torch.arange(mask.shape[1], device=mask.device).unsqueeze(0)
         lengths = mask.sum(1, keepdim=True)
         mirror = torch.where(steps < lengths, lengths - 1 - steps, steps).unsqueeze(-1)
-        ahead, _ = self.ahead(states)
-        back, _ = self.back(states.gather(1, mirror.expand(-1, -1, states.shape[-1])))
+        with torch.autocast(states.device.type, enabled=False):
+            states = states.float()
+            ahead, _ = self.ahead(states)
+            back, _ = self.back(states.gather(1, mirror.expand(-1, -1, states.shape[-1])))
         return torch.cat((ahead, back.gather(1, mirror.expand(-1, -1, back.shape[-1]))), -1)
 
     @staticmethod

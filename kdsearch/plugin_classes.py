@@ -21,7 +21,7 @@ from kdsearch.errors import PluginError, did_you_mean
 Plugin = type[Strategy | Family]
 HOOKS: dict[str, type[Strategy | Family]] = {"kdsearch_strategies": Strategy, "kdsearch_families": Family}
 _CLASS_ATTRIBUTES: dict[type, tuple[str, ...]] = {
-    Strategy: ("name", "source", "teacher", "each_teacher"),
+    Strategy: ("name", "source", "teacher", "each_teacher", "staged"),
     Family: ("name", "source", "provides", "lr_scale"),
 }
 
@@ -106,6 +106,8 @@ def _check_attributes(cls: Plugin, where: str) -> None:
             raise PluginError(f"{where}: teacher = {_short(cls.teacher)} is none of {roles}")
         if cls.each_teacher and cls.teacher is not TeacherRole.FROZEN:
             raise PluginError(f"{where}: each_teacher is for frozen teachers: leave it out, or set teacher = TeacherRole.FROZEN")
+        if not isinstance(cls.staged, bool):
+            raise PluginError(f"{where}: staged = {_short(cls.staged)} is neither True nor False")
         return
     provides = getattr(cls, "provides", None)
     if not isinstance(provides, frozenset) or not all(isinstance(signal, Signal) for signal in provides) or Signal.LOGITS not in provides:

@@ -165,7 +165,7 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
     tables, texts = dict(known.tables), dict(known.learnt)
     if study.data.augment:
         words = found.model.get_input_embeddings().weight
-        tables["augmented"] = augment(rows.train, study.data.augment, found.tokenizer, words, study.data.split_seed)
+        tables["augmented"] = augment(rows.train, study.data.augment, found.tokenizer, words, study.data.split_seed, rows.judged)
         texts["augmented"] = data.tokenise(tables["augmented"], found.tokenizer, length)
     wanted = cache.plan(frozen_needs(known.exploration.candidates, known.info), list(texts.values()), found.info, study.cache.max_bytes)
     learnt = {name: cache.signals(found, tokens, wanted.cached, None, told, max_length=length, fast=True) for name, tokens in texts.items()}
@@ -261,7 +261,7 @@ def _vocabularies(known: Known, found: Teacher, tables: Mapping[str, Table]) -> 
     length = known.config.data.max_length
     made = {}
     for size in sorted(asked):
-        pieces = known.pieces[:size]
+        pieces = vocabulary.numbered(found.tokenizer_files, known.pieces[:size])
         files = vocabulary.pruned_files(found.tokenizer_files, pieces)
         tokenizer = vocabulary.load(files, found.tokenizer)
         learnt = data.joined([data.tokenise(table, tokenizer, length) for table in tables.values()])

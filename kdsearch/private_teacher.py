@@ -36,6 +36,7 @@ class PrivateTeacher(nn.Module):
     Attributes:
         full: the whole copy, for texts whose states are not at hand.
         tuned: the modules that are trained.
+        head: the last of them, the linear map to the logits.
     """
 
     def __init__(self, shared: PreTrainedModel, tuning: TeacherTuning) -> None:
@@ -46,6 +47,9 @@ class PrivateTeacher(nn.Module):
         assert isinstance(layers, nn.ModuleList)
         kept = list(layers[max(0, len(layers) - tuning.layers) :])
         self.tuned = nn.ModuleList([*kept, *(model.get_submodule(name) for name in anatomy.head)])
+        head = self.tuned[-1]
+        assert isinstance(head, nn.Linear)
+        self.head = head
         for part in self.tuned:
             part.requires_grad_(True)
         self.full = Encoder(model)

@@ -348,6 +348,8 @@ class StudyConfig(_Section):
             if self.task == "regression" and one.labels is not None:
                 where = ("teacher", str(place)) if len(self.teachers) > 1 else ("teacher",)
                 raise _problem("a regression has no label names: leave it out", *where, "labels")
+        if self.task == "regression" and "label_smoothing" in self.space.knobs:
+            raise _problem("a regression has no classes to spread a label over: leave it out", "space", "knobs", "label_smoothing")
         if self.task == "regression" and self.data.preset is not None:
             raise _problem(f"{self.data.preset} is a classification: set task: classification", "data", "preset")
         return self

@@ -147,6 +147,10 @@ class StrategyContract:
 
     # The checks
 
+    def test_staged_is_a_bool(self) -> None:
+        said = self.strategy.staged
+        require(isinstance(said, bool), f"staged of {self.strategy.name} is {said!r}: write True or False")
+
     def test_fields_survive_json(self) -> None:
         for draw in self._proposals(_smaller()):
             written = json.dumps(dump(draw.strategy), allow_nan=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -70,12 +71,28 @@ def info_from_json(values: Mapping[str, Any]) -> ModelInfo:
     return ModelInfo(**{**values, "provides": frozenset(Signal(name) for name in values["provides"])})
 
 
+@contextlib.contextmanager
+def _float32_is_float32() -> Iterator[None]:
+    """Unasked, cuDNN rounds what convolutions and recurrent layers read in float32 to TF32, which has 10 bits after the point."""
+    cudnn: Any = torch.backends.cudnn
+    kinds = (cudnn.conv, cudnn.rnn)
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
+
+
 def predict(module: nn.Module, rows: Rows) -> np.ndarray:
-    """Logits (N, C) float32 of every row, in eval mode, in the precision that the caller has set; the module's mode is put back."""
+    """Logits (N, C) float32 of every row, in eval mode, in full precision or under the autocast that the caller has set; the module's mode is put
+    back."""
     training = module.training
     module.eval()
     found: np.ndarray | None = None
-    with torch.inference_mode():
+    with torch.inference_mode(), _float32_is_float32():
         for chosen in in_order(rows.lengths):
             logits = module(rows.batch(chosen), (Need(Signal.LOGITS),)).logits.float().cpu().numpy()
             if found is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 import yaml
 from rich.console import Console
 
@@ -205,6 +206,10 @@ def _tell_teacher(console: Console, prepared: Prepared) -> None:
     lines[-1] += f"; ran on {prepared.forwards:,} texts now ({prepared.seconds:.0f} s)"
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+    if torch.cuda.is_available() and not prepared.known.config.search.resources.gpu:
+        console.print(
+            "note: trials run on CPUs: search.resources.gpu: 1, or a share of one, gives them a GPU", highlight=False, soft_wrap=True
+        )
     trials = prepared.known.config.search.trials
     for line in statistics.foresight(len(prepared.known.data.validation), trials, whole["validation"][quality], quality):
         console.print(f"note: {line}", highlight=False, soft_wrap=True)
@@ -264,7 +269,8 @@ def _search(
         console.print(f"trial {trial} was interrupted: it will run again", highlight=False, soft_wrap=True)
     rungs = None
     if study.search.early_stopping:
-        rungs = Rungs(lambda score: metrics.standard_error(quality, score, rows), RUNGS)
+        staged = [name for name, strategy in known.plugins.strategies.items() if strategy.staged]
+        rungs = Rungs(lambda score: metrics.standard_error(quality, score, rows), RUNGS, staged=staged)
         cost = study.search.objectives[1]
         rungs.rebuild(ledger.state, {number: getattr(trial, cost) for number, trial in ledger.state.trials.items()})
     sampler = Sampler(study, known.plugins, prepared.assets.info, ledger, known.price)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from kdsearch.assets import Assets, Part
 from kdsearch.cache import from_bottom
 from kdsearch.encoder import Encoder
 from kdsearch.private_teacher import PrivateTeacher, split_state
-from kdsearch.train import Rows, as_tensor, mixed, token_places
+from kdsearch.train import NotFinite, Rows, as_tensor, mixed, token_places
+from kdsearch.unit import OWN, Unit
 
 _LOGITS = Need(Signal.LOGITS)
 
@@ -71,12 +73,15 @@ class _FromStates(nn.Module):
 class Teaching:
     """What a strategy gets from the teacher. A frozen one's logits come from the cache in every case: of several teachers, the mean's.
 
+    Args:
+        unit: what logits are given in; a private copy learns in it.
+
     Attributes:
         tuned: the modules of the private copy that joint training trains; None for every other role.
     """
 
-    def __init__(self, strategy: Strategy, assets: Assets, device: torch.device) -> None:
-        self._assets, self._device = assets, device
+    def __init__(self, strategy: Strategy, assets: Assets, device: torch.device, unit: Unit = OWN) -> None:
+        self._assets, self._device, self._unit = assets, device, unit
         self._needs = strategy.teacher_needs()
         self._private: PrivateTeacher | None = None
         self._live: Encoder | None = None
@@ -89,20 +94,25 @@ class Teaching:
             tuning = strategy.teacher_tuning()
             self._private = PrivateTeacher(assets.teacher(), tuning).to(device)
             self.tuned = self._private.tuned
+            if unit != OWN:
+                unit.unfold(self._private.head)
             below = Signals(assets.learnt, (split_state(assets.info.layers, tuning),), assets.info, device)
             if not below.missing and all(need.signal is Signal.LOGITS for need in self._needs):
                 self._signals = below
         elif strategy.teacher is TeacherRole.FROZEN:
-            self._signals = Signals(assets.learnt, (_LOGITS, *self._needs), assets.info, device)
+            learnt = assets.learnt
+            if unit != OWN:
+                learnt = replace(learnt, signals={**learnt.signals, _LOGITS: unit.standard(learnt.signals[_LOGITS])})
+            self._signals = Signals(learnt, (_LOGITS, *self._needs), assets.info, device)
             if self._signals.missing:
                 # Over the cache's budget, and attention always: the frozen teacher runs in the trial.
                 shared = assets.teacher()
                 self._live = Encoder(shared if device.type == "cpu" else copy.deepcopy(shared).to(device))
-                self._signals = Signals(assets.learnt, (_LOGITS,), assets.info, device)
+                self._signals = Signals(learnt, (_LOGITS,), assets.info, device)
             if strategy.each_teacher:
                 if assets.several is None or assets.several.learnt is None:
                     raise ValueError(f"{strategy.name} weighs several teachers, and these assets have the answers of one")
-                self._each = as_tensor(assets.several.learnt).to(device)
+                self._each = as_tensor(unit.standard(assets.several.learnt)).to(device)
 
     def outputs(self, rows: np.ndarray, batch: Batch) -> Outputs | None:
         """The teacher's Outputs for these rows; batch: the same rows as the student reads them."""
@@ -123,7 +133,11 @@ class Teaching:
             return Outputs(logits, self._live(self._rows.batch(rows), self._needs).layered, each)
 
     def drift(self) -> dict[str, float] | None:
-        """The private copy's validation scores minus the teacher's own; None where there is no copy."""
+        """The private copy's validation scores minus the teacher's own, in the labels' unit; None where there is no copy.
+
+        Raises:
+            NotFinite: the copy's answers are not finite.
+        """
         if self._private is None:
             return None
         assets, part = self._assets, self._assets.validation
@@ -132,6 +146,8 @@ class Teaching:
         before = metrics.scores(assets.task, np.asarray(said), part.labels)
         below = None if self._signals is None else Signals(part, self._signals.needs, assets.info, self._device)
         copied = self._private if below is None or below.missing else _FromStates(self._private, below)
-        logits = student.predict(copied, Rows(part.tokens, part.labels, pad=assets.pad, device=self._device))
+        logits = self._unit.own(student.predict(copied, Rows(part.tokens, part.labels, pad=assets.pad, device=self._device)))
+        if not np.isfinite(logits).all():
+            raise NotFinite("the answers of the teacher's copy on validation are not finite")
         after = metrics.scores(assets.task, logits, part.labels)
         return {name: after[name] - before[name] for name in before}

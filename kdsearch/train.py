@@ -20,7 +20,7 @@ POOL = 32  # batches that are sorted by length together: near-equal lengths, and
 
 
 class NotFinite(ArithmeticError):
-    """The loss became NaN or infinite."""
+    """The loss, or what a model says, became NaN or infinite."""
 
 
 class OutOfTime(TimeoutError):
@@ -144,13 +144,19 @@ def groups(module: nn.Module, lr: float, weight_decay: float, layer_decay: float
 
 
 def layers_above(module: nn.Module) -> dict[int, int]:
-    """id of a parameter -> how many layers stand above it: a transformer's layers one by one; elsewhere the embedding tables below the rest."""
-    lists = [list(part) for part in module.modules() if isinstance(part, nn.ModuleList)]
-    layers: list[nn.Module] = max(lists, key=len, default=[])
+    """id of a parameter -> how many layers stand above it: a transformer's layers one by one; below them the embedding tables and what stands
+    between the first table and the lowest layer, such as their norm and projection. Without layers, the tables below the rest."""
+    parts = list(module.modules())
+    longest = max((part for part in parts if isinstance(part, nn.ModuleList)), key=len, default=None)
+    layers = [] if longest is None else list(longest)
     above = {id(weight): len(layers) - at for at, layer in enumerate(layers) for weight in layer.parameters()}
-    for part in module.modules():
-        if isinstance(part, nn.Embedding | nn.EmbeddingBag):
-            above[id(part.weight)] = len(layers) + 1
+    tables = [at for at, part in enumerate(parts) if isinstance(part, nn.Embedding | nn.EmbeddingBag)]
+    lowest = [parts[at] for at in tables]
+    if tables and longest is not None:
+        lowest += parts[tables[0] : next(at for at, part in enumerate(parts) if part is longest)]
+    for part in lowest:
+        for weight in part.parameters(recurse=False):
+            above[id(weight)] = len(layers) + 1
     return above
 
 

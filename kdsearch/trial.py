@@ -16,9 +16,11 @@ from torch.nn import functional as F
 from kdsearch import compact, io, metrics, student
 from kdsearch.api import Family, Need, Signal, Strategy, TeacherRole
 from kdsearch.assets import Assets
+from kdsearch.errors import InputError
 from kdsearch.plugins import Plugins
 from kdsearch.teaching import Teaching
 from kdsearch.train import NotFinite, OutOfTime, Recipe, Rows, as_tensor, default_device, fit, groups, mixed, set_dropout
+from kdsearch.unit import OWN, Rescalable, Unit, output_map
 
 RUNGS = (0.25, 0.5, 0.75)  # shares of the planned examples after which a trial shows its validation scores
 LOOKS = tuple(look / 20 for look in range(1, 21))  # shares after which a trial with patience looks at them itself; every rung is one
@@ -155,16 +157,21 @@ class _Trial:
 
     def __init__(self, spec: TrialSpec, assets: Assets, device: torch.device) -> None:
         self.spec, self.assets, self.device = spec, assets, device
+        self.output: nn.Linear | Rescalable | None = None  # of a regression: where the labels' unit goes
         plugins = Plugins.receive(assets.plugins)
         self.family = plugins.family(spec.family, spec.family_config)
         self.strategy: Strategy = plugins.strategy(spec.strategy, spec.strategy_config)
         self.recipe = Recipe(epochs=spec.epochs, **spec.training)
+        if assets.task == "regression" and self.recipe.label_smoothing:
+            raise InputError("training.label_smoothing: a regression has no classes to spread a label over: leave it out")
         info = self.family.info(assets.info)
         self.vocabulary = None if info.vocab == assets.info.vocab else assets.vocabularies[info.vocab]
         learnt, validation, pad = assets.learnt.tokens, assets.validation.tokens, assets.pad
         if self.vocabulary is not None:
             learnt, validation, pad = self.vocabulary.learnt, self.vocabulary.validation, self.vocabulary.pad
         module = self.family.build(assets.info)
+        parts = module.modules() if assets.task == "regression" else ()
+        fresh = {part: _copied(part) for part in parts if isinstance(part, nn.Linear)}
         self.chosen = self._chosen_rows()
         if type(self.family).observe is not Family.observe:  # putting the text together takes a while, where it is long
             read = learnt.rows(self.chosen)
@@ -177,12 +184,30 @@ class _Trial:
         self.extra = None if extra is None else extra.to(device)
         if self.table is not None:
             learnt, validation, pad = self.table.tokens(learnt), self.table.tokens(validation), self.table.pad
-        smoothing = self.recipe.label_smoothing
-        self.rows = Rows(learnt, assets.learnt.labels, pad=pad, device=device, label_smoothing=smoothing)
         self.validation = Rows(validation, assets.validation.labels, pad=pad, device=device)
+        self.unit = self._unit(fresh)
+        labels, smoothing = self.unit.standard(assets.learnt.labels), self.recipe.label_smoothing
+        self.rows = Rows(learnt, labels, pad=pad, device=device, label_smoothing=smoothing)
         self.student_needs = self.strategy.student_needs()
-        self.teaching = Teaching(self.strategy, assets, device)
+        self.teaching = Teaching(self.strategy, assets, device, self.unit)
         self.best: _Look | None = None
+
+    def _unit(self, fresh: Mapping[nn.Linear, Mapping[str, Tensor]]) -> Unit:
+        """What the student learns in: of a regression standardised, where its output can be brought back into the labels' unit.
+
+        fresh: its linear maps as they were built.
+        """
+        if self.assets.task != "regression":
+            return OWN
+        self.output = output_map(self.module, self.validation.batch(np.arange(min(8, len(self.validation)))))
+        if self.output is None:
+            return OWN
+        unit = Unit.of(self.assets.learnt.labels[: self.assets.labelled])
+        if isinstance(self.output, nn.Linear) and self.output in fresh:
+            now, before = _copied(self.output), fresh[self.output]
+            if any(not torch.equal(now[name].cpu(), before[name]) for name in now):
+                unit.unfold(self.output)  # it is the teacher's head, which speaks in the labels' unit; a fresh one is near 0, their mean
+        return unit
 
     def _answers(self) -> Tensor:
         """(N, C) of the chosen rows, as Family.observe gets them."""
@@ -227,16 +252,27 @@ class _Trial:
         return mixed(self.device, self.device.type == "cuda" or self.family.bfloat16)
 
     def _scores(self) -> tuple[np.ndarray, dict[str, float]]:
-        logits = student.predict(self.module, self.validation)
+        logits = self.unit.own(student.predict(self.module, self.validation))
+        if not np.isfinite(logits).all():
+            raise NotFinite("the student's answers on validation are not finite")
         return logits, metrics.scores(self.assets.task, logits, self.assets.validation.labels)
 
     def _improves(self, share: float, scores: Mapping[str, float]) -> bool:
         """Whether training is to go on; the weights of the best look are kept."""
         score = scores[self.assets.quality]
         if self.best is None or score > self.best.score:
-            self.best = _Look(share, score, _copied(self.module), None if self.teaching.tuned is None else _copied(self.teaching.tuned))
+            self.best = self._look(share, score)
         assert self.recipe.patience is not None
         return share - self.best.share < self.recipe.patience - 1e-9
+
+    def _look(self, share: float, score: float) -> _Look:
+        tuned = self.teaching.tuned
+        return _Look(share, score, _copied(self.module), None if tuned is None else _copied(tuned))
+
+    def _go_back(self, look: _Look) -> None:
+        self.module.load_state_dict(look.weights)
+        if self.teaching.tuned is not None and look.tuned is not None:
+            self.teaching.tuned.load_state_dict(look.tuned)
 
     def run(self, report: Callable[[Report], bool | None], begun: float, deadline: float | None) -> TrialResult:
         validation_seconds = 0.0
@@ -270,17 +306,19 @@ class _Trial:
         training_seconds = time.monotonic() - started - validation_seconds
         at = time.monotonic()
         logits, scores = self._scores()
-        if patient and not stopped:
-            self._improves(1.0, scores)
-            assert self.best is not None
-            if scores[self.assets.quality] < self.best.score:
-                self.module.load_state_dict(self.best.weights)
-                if self.teaching.tuned is not None and self.best.tuned is not None:
-                    self.teaching.tuned.load_state_dict(self.best.tuned)
-                logits, scores = self._scores()
-        if not np.isfinite(logits).all():
-            raise NotFinite("the student's answers on validation are not finite")
+        if self.best is not None and not stopped:
+            last = self._look(1.0, scores[self.assets.quality])
+            self._go_back(self.best)
+            best_logits, best_scores = self._scores()  # once more: the look was in the precision of a rung
+            if best_scores[self.assets.quality] > last.score:
+                logits, scores = best_logits, best_scores
+            else:
+                self._go_back(last)
         drift = None if stopped else self.teaching.drift()
+        if self.output is not None and not stopped:
+            self.unit.fold(self.output)
+            self.unit = OWN
+            logits, scores = self._scores()  # to the last bit those of what is saved
         validation_seconds += time.monotonic() - at
         seconds = {"total": time.monotonic() - begun, "training": training_seconds, "validation": validation_seconds}
         if stopped:

@@ -1,8 +1,10 @@
 """Pruned vocabularies: which of the teacher's word pieces a student keeps, and a tokenizer that falls back to smaller ones.
 
 In a small student most parameters are embeddings, most of them of pieces that its texts never use. A plan keeps the pieces that the training and
-unlabelled text uses most. What is fixed before the search is the order of the pieces; the vocabulary of size n is its first n, so that sizes are
+unlabelled text uses most. What is fixed before the search is the order of the pieces; the vocabulary of size n has its first n, so that sizes are
 exact and a smaller vocabulary is a part of every larger one.
+
+Tokens that were added to the tokenizer beside its WordPiece model ("[E1]") are pieces too: special ones are always kept, others by how often.
 """
 
 from __future__ import annotations
@@ -48,10 +50,10 @@ def order(tokenizer: PreTrainedTokenizerFast, parts: Sequence[Tokens]) -> tuple[
     if state["model"]["type"] != "WordPiece" or state["model"]["continuing_subword_prefix"] != _PREFIX:
         return np.zeros(0, np.int64), 0
     vocab: dict[str, int] = state["model"]["vocab"]
-    counts = np.zeros(max(vocab.values()) + 1, np.int64)
+    names = {index: piece for piece, index in tokenizer.get_vocab().items()}
+    counts = np.zeros(max(names) + 1, np.int64)
     for part in parts:
         counts += np.bincount(part.ids, minlength=len(counts))
-    names = {index: piece for piece, index in vocab.items()}
     special = set(tokenizer.all_special_ids)
     used = "".join(names[index].removeprefix(_PREFIX) for index in np.flatnonzero(counts).tolist() if index not in special)
     characters = sorted(set(used) | set(string.ascii_lowercase + string.digits))
@@ -70,16 +72,30 @@ def sizes(pieces: np.ndarray, minimum: int) -> tuple[int, ...]:
     return (*(size for size in SIZES if minimum < size < len(pieces)), len(pieces))
 
 
+def numbered(files: Mapping[str, bytes], pieces: np.ndarray) -> np.ndarray:
+    """The same pieces in the order of a student's ids: tokens added beside the model's own stand last, for whatever loads a tokenizer numbers them
+    from the size of its model on, wherever its file puts them.
+
+    Args:
+        files: the teacher's tokenizer.
+        pieces: (V,) the teacher's ids.
+    """
+    added = ~np.isin(pieces, list(json.loads(files[_FILE])["model"]["vocab"].values()))
+    return np.concatenate([pieces[~added], pieces[added]])
+
+
 def pruned_files(files: Mapping[str, bytes], pieces: np.ndarray) -> dict[str, bytes]:
-    """The teacher's tokenizer files with these pieces alone, numbered in this order.
+    """The teacher's tokenizer files with these pieces alone, each with its place in `numbered` for an id.
 
     WordPiece takes the longest piece that fits, so a word whose piece is gone is spelt with shorter ones; its rules stay as they are.
     """
     state = json.loads(files[_FILE])
-    names = {index: piece for piece, index in state["model"]["vocab"].items()}
-    fresh = {names[int(old)]: new for new, old in enumerate(pieces)}
-    state["model"]["vocab"] = fresh
-    state["added_tokens"] = [token | {"id": fresh[token["content"]]} for token in state["added_tokens"] if token["content"] in fresh]
+    own: dict[str, int] = state["model"]["vocab"]
+    names = {index: piece for piece, index in own.items()} | {token["id"]: token["content"] for token in state["added_tokens"]}
+    fresh = {names[int(old)]: new for new, old in enumerate(numbered(files, pieces))}
+    state["model"]["vocab"] = {piece: new for piece, new in fresh.items() if piece in own}
+    added = [token | {"id": fresh[token["content"]]} for token in state["added_tokens"] if token["content"] in fresh]
+    state["added_tokens"] = sorted(added, key=lambda token: int(token["id"]))
     post = state.get("post_processor")
     if post is not None and post["type"] == "TemplateProcessing":
         for special in post["special_tokens"].values():

@@ -50,7 +50,7 @@ class AdaptiveKD(Strategy):
         return {
             "student_layers": student.layers,
             "teacher_layers": teacher.layers,
-            "temperature": space.temperature(),
+            "temperature": losses.temperature(space, teacher),
             "layer_map": space.choice("layer_map", ("uniform", "first", "last")),
         }
 

@@ -30,7 +30,7 @@ class AnnealedKD(Strategy):
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
         return {
-            "temperature": space.temperature(),
+            "temperature": losses.temperature(space, teacher),
             "alpha": space.alpha(),
             "alpha_end": space.real("alpha_end", 0.0, 1.0),
             "until": space.real("until", 0.3, 1.0),

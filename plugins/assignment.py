@@ -38,7 +38,7 @@ class AssignmentKD(Strategy):
             "teacher_layers": teacher.layers,
             "weight": space.real("weight", 0.03, 30.0, log=True),
             "sharpness": space.real("sharpness", 0.5, 30.0, log=True),
-            "temperature": space.temperature(),
+            "temperature": losses.temperature(space, teacher),
             "alpha": space.alpha(),
         }
 

@@ -24,7 +24,7 @@ class AttentionKD(Strategy):
 
     student_layers: int  # depth of the student that the map is for; recorded so that the needs are known from the fields alone
     teacher_layers: int
-    weight: float  # 0, and then as `logit`, for a student whose tokens are not the teacher's
+    weight: float
     temperature: float
     alpha: float
     form: str = "mse"  # mse: squared difference, summed over keys · kl: KL(teacher's row || student's row)
@@ -38,12 +38,11 @@ class AttentionKD(Strategy):
 
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
-        weight = space.real("weight", 0.03, 100.0, log=True)
         return {
             "student_layers": student.layers,
             "teacher_layers": teacher.layers,
-            "weight": weight if Signal.ATTENTION in student.provides and student.vocab == teacher.vocab else 0.0,
-            "temperature": space.temperature(),
+            "weight": space.real("weight", 0.03, 100.0, log=True),
+            "temperature": losses.temperature(space, teacher),
             "alpha": space.alpha(),
             "form": space.choice("form", ("mse", "kl")),
             "layer_map": space.choice("layer_map", ("uniform", "first", "last")),
@@ -54,8 +53,6 @@ class AttentionKD(Strategy):
         return Signal.ATTENTION in provides
 
     def _pairs(self) -> list[tuple[int, int]]:
-        if self.weight == 0:
-            return []
         # The map counts layers from 1, attention from 0.
         return [(mine, theirs - 1) for mine, theirs in enumerate(layer_map(self.student_layers, self.teacher_layers, self.layer_map))]
 
@@ -78,7 +75,7 @@ class AttentionKD(Strategy):
             self._distance(student.layered[Signal.ATTENTION, mine], teacher.layered[Signal.ATTENTION, theirs], batch.mask)
             for mine, theirs in self._pairs()
         ]
-        return {"attention": self.weight * torch.stack(distances).mean(), **terms} if distances else terms
+        return {"attention": self.weight * torch.stack(distances).mean(), **terms}
 
 
 def logarithm(probabilities: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class ContrastiveKD(Strategy):
         return {
             "weight": space.real("weight", 0.01, 3.0, log=True),
             "tau": space.real("tau", 0.03, 0.5, log=True),
-            "temperature": space.temperature(),
+            "temperature": losses.temperature(space, teacher),
             "alpha": space.alpha(),
         }
 

@@ -62,7 +62,7 @@ class FeatureKD(Strategy):
             "layer_map": space.choice("layer_map", ("uniform", "first", "last")),
             "weight": space.real("weight", 0.03, 30.0, log=True),
             "soft": soft,
-            "temperature": space.temperature() if soft else None,
+            "temperature": losses.temperature(space, teacher) if soft else None,
             "alpha": space.alpha() if soft else None,
         }
 

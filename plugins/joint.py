@@ -23,7 +23,7 @@ class JointKD(Strategy):
     teacher_weight: float  # of the teacher's side in the one optimisation; 0: the copy stays as it is
     mutual: float  # how much the teacher follows the student
     teacher_layers: int  # its top layers that are tuned; the head always is
-    lr_factor: float  # the teacher's learning rate / the student's
+    lr_factor: float  # the copy's learning rate / the study's lr, which the student's family may multiply by its lr_scale
 
     name: ClassVar[str] = "joint"
     source: ClassVar[str] = (
@@ -34,7 +34,7 @@ class JointKD(Strategy):
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
         return {
-            "temperature": space.temperature(),
+            "temperature": losses.temperature(space, teacher),
             "alpha": space.alpha(),
             "teacher_weight": space.real("teacher_weight", 0.1, 1.0),
             "mutual": space.real("mutual", 0.0, 1.0),

@@ -13,7 +13,7 @@ from kdsearch import Batch, ModelInfo, Outputs, Space, Strategy, hookimpl, losse
 
 @dataclass(frozen=True)
 class LogitKD(Strategy):
-    """alpha * soft(T, form) + (1 - alpha) * hard_loss; the forms are those of `kdsearch.losses.soft_loss`."""
+    """alpha * soft(T, form) + (1 - alpha) * hard_loss; the forms are those of `kdsearch.losses.soft_loss`, all one of a regression."""
 
     temperature: float | None  # None for mse_logits
     alpha: float
@@ -25,6 +25,8 @@ class LogitKD(Strategy):
 
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
+        if teacher.task == "regression":
+            return {"form": "mse_logits", "temperature": None, "alpha": space.alpha(), "direction": None}
         form = space.choice("form", losses.FORMS)
         return {
             "form": form,

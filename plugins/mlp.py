@@ -49,6 +49,13 @@ class Bag(nn.Module):
         nn.init.normal_(self.table.weight, std=1e-3 if direct else modules.WIDTH)
         nn.init.zeros_(self.table.weight[family.vocabulary :])
 
+    def rescale(self, scale: float, shift: float) -> None:
+        """For a regression without a hidden layer: the answer is linear in the table and the bias."""
+        assert isinstance(self.head, Scores)
+        with torch.no_grad():
+            self.table.weight.mul_(scale)
+            self.head.bias.mul_(scale).add_(shift)
+
     def forward(self, batch: Batch, needs: Sequence[Need] = (Need(Signal.LOGITS),)) -> Outputs:
         features, present = batch.ids, batch.mask
         if self.bigrams is not None:

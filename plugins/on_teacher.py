@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import BertConfig, BertModel, PreTrainedModel
+from transformers import BertConfig, BertModel, ElectraConfig, ElectraModel, PreTrainedModel
 
 from kdsearch import Batch, Family, ModelInfo, Need, Outputs, Signal, Space, hookimpl, initialise, modules
 
@@ -83,18 +83,24 @@ class OnTeacher(nn.Module):
 
     def __init__(self, family: TeacherFeatures, teacher: ModelInfo) -> None:
         super().__init__()
-        self.tuned, self.wide = family.tuned, teacher.hidden
-        config = BertConfig(
-            vocab_size=family.vocabulary,
-            hidden_size=teacher.hidden,
-            num_hidden_layers=family.layers,
-            num_attention_heads=teacher.heads,
-            intermediate_size=teacher.intermediate,
-            max_position_embeddings=teacher.positions,
-            type_vocab_size=teacher.types,
-            attn_implementation="eager",
-        )
-        self.teacher = BertModel(config, add_pooling_layer=False)
+        self.tuned, self.wide, self.narrow = family.tuned, teacher.hidden, teacher.embedding
+        shape: dict[str, Any] = {
+            "vocab_size": family.vocabulary,
+            "hidden_size": teacher.hidden,
+            "num_hidden_layers": family.layers,
+            "num_attention_heads": teacher.heads,
+            "intermediate_size": teacher.intermediate,
+            "max_position_embeddings": teacher.positions,
+            "type_vocab_size": teacher.types,
+            "hidden_act": teacher.activation,
+            "layer_norm_eps": teacher.eps,
+            "attn_implementation": "eager",
+        }
+        self.teacher: PreTrainedModel
+        if self.narrow:  # a projection from its tables into the first layer
+            self.teacher = ElectraModel(ElectraConfig(embedding_size=teacher.embedding, **shape))
+        else:
+            self.teacher = BertModel(BertConfig(**shape), add_pooling_layer=False)
         width = family.width
         mapping: list[nn.Module] = [nn.Linear(teacher.hidden, width)]
         if family.mapping == "mlp":
@@ -113,7 +119,8 @@ class OnTeacher(nn.Module):
         """State 0 to k of the teacher, (B, S, H) each; layer by layer, for transformers shows no state 0 of a model without layers."""
         words = modules.lookup(self.teacher.get_input_embeddings(), batch.ids)
         types = batch.types if self.teacher.config.type_vocab_size > 1 else None
-        states = [self.teacher.embeddings(inputs_embeds=words, token_type_ids=types)]
+        embedded = self.teacher.embeddings(inputs_embeds=words, token_type_ids=types)
+        states = [self.teacher.embeddings_project(embedded) if self.narrow else embedded]
         hidden = torch.finfo(words.dtype).min * (~batch.mask).to(words.dtype)[:, None, None, :]
         for layer in self.teacher.encoder.layer:
             states.append(layer(states[-1], hidden))
@@ -174,17 +181,21 @@ class TeacherFeatures(Family):
 
     def size(self, teacher: ModelInfo) -> int:
         wide, inner, width = teacher.hidden, teacher.intermediate, self.width
-        embeddings = (self.vocabulary + teacher.positions + teacher.types + 2) * wide
+        narrow = teacher.embedding or wide
+        embeddings = (self.vocabulary + teacher.positions + teacher.types + 2) * narrow
+        if teacher.embedding:
+            embeddings += (narrow + 1) * wide
         layer = 4 * (wide * wide + wide) + 2 * wide + 2 * wide * inner + inner + wide + 2 * wide
         mapping = (wide + 1) * width + ((width + 1) * width if self.mapping == "mlp" else 0)
         return embeddings + self.layers * layer + mapping + TARGETS[self.target].size(width) + (width + 1) * teacher.labels
 
     def flops(self, teacher: ModelInfo, length: int) -> int:
         wide, width = teacher.hidden, self.width
+        projection = length * teacher.embedding * wide
         layer = length * (4 * wide * wide + 2 * length * wide + 2 * wide * teacher.intermediate)
         mapping = width * (wide + (width if self.mapping == "mlp" else 0))
         token, text = TARGETS[self.target].products(width)
-        return 2 * (self.layers * layer + length * (mapping + token) + text + width * teacher.labels)
+        return 2 * (projection + self.layers * layer + length * (mapping + token) + text + width * teacher.labels)
 
     def build(self, teacher: ModelInfo) -> nn.Module:
         return OnTeacher(self, teacher)
@@ -201,8 +212,9 @@ class TeacherFeatures(Family):
         assert isinstance(teacher, PreTrainedModel)
         weights = initialise.bert_names(teacher)
         words = weights["embeddings.word_embeddings.weight"]
-        if words.shape != (self.vocabulary, student.wide):
-            raise ValueError(f"on_teacher: embeddings of shape {tuple(words.shape)} cannot start ({self.vocabulary}, {student.wide})")
+        mine = self.word_table(student).weight
+        if words.shape != mine.shape:
+            raise ValueError(f"on_teacher: embeddings of shape {tuple(words.shape)} cannot start {tuple(mine.shape)}")
         with torch.no_grad():
             for name, parameter in student.teacher.named_parameters():
                 rows = min(len(parameter), len(weights[name]))

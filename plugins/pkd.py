@@ -38,7 +38,7 @@ class PatientKD(Strategy):
             "student_layers": student.layers,
             "teacher_layers": teacher.layers,
             "weight": space.real("weight", 0.03, 30.0, log=True),
-            "temperature": space.temperature(),
+            "temperature": losses.temperature(space, teacher),
             "alpha": space.alpha(),
             "layer_map": space.choice("layer_map", ("uniform", "last", "first")),
         }

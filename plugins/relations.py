@@ -23,7 +23,7 @@ class RelationKD(Strategy):
     """
 
     relation_heads: int  # parts into which the value vectors of all heads together are split; divides both widths
-    weight: float  # 0, and then as `logit`, for a student whose tokens are not the teacher's
+    weight: float
     temperature: float
     alpha: float
     teacher_layer: int = -1  # counted from the top: in deep teachers a layer below the topmost teaches better
@@ -37,8 +37,8 @@ class RelationKD(Strategy):
         below = space.integer("below", 0, min(2, teacher.layers - 1))
         return {
             "relation_heads": relation_heads(teacher.hidden, student.hidden),
-            "weight": weight if Signal.VALUES in student.provides and student.vocab == teacher.vocab else 0.0,
-            "temperature": space.temperature(),
+            "weight": weight,
+            "temperature": losses.temperature(space, teacher),
             "alpha": space.alpha(),
             "teacher_layer": -1 - below,
         }
@@ -48,16 +48,14 @@ class RelationKD(Strategy):
         return Signal.VALUES in provides
 
     def teacher_needs(self) -> tuple[Need, ...]:
-        return (Need(Signal.LOGITS), *((Need(Signal.VALUES, self.teacher_layer),) if self.weight > 0 else ()))
+        return (Need(Signal.LOGITS), Need(Signal.VALUES, self.teacher_layer))
 
     def student_needs(self) -> tuple[Need, ...]:
-        return (Need(Signal.LOGITS), *((Need(Signal.VALUES, -1),) if self.weight > 0 else ()))
+        return (Need(Signal.LOGITS), Need(Signal.VALUES, -1))
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:
         assert teacher is not None
         terms = losses.logit_terms(student, teacher, batch, self.temperature, self.alpha)
-        if self.weight == 0:
-            return terms
         mine = relations(student.layered[Signal.VALUES, -1], self.relation_heads, batch.mask)
         theirs = relations(teacher.layered[Signal.VALUES, self.teacher_layer], self.relation_heads, batch.mask)
         divergence = (theirs.exp() * (theirs - mine)).sum(-1).mean(1)  # (B, S)

@@ -34,7 +34,7 @@ class RelationalKD(Strategy):
         return {
             "distance": space.real("distance", 0.3, 100.0, log=True),
             "angle": space.real("angle", 0.3, 100.0, log=True),
-            "temperature": space.temperature(),
+            "temperature": losses.temperature(space, teacher),
             "alpha": space.alpha(),
         }
 

@@ -49,7 +49,7 @@ class SeveralKD(Strategy):
 
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
-        return {"temperature": space.temperature(), "alpha": space.alpha()}
+        return {"temperature": losses.temperature(space, teacher), "alpha": space.alpha()}
 
     @classmethod
     def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:

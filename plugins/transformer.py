@@ -82,6 +82,7 @@ class Transformer(Family):
             vocab=self._pieces(teacher),
             vocabularies=(),
             intermediate=self.hidden * self.ff_ratio,
+            embedding=self.embedding_rank or 0,
             # Other pieces make other sequences: token by token there is nothing to compare with the teacher any more.
             provides=self.provides if self._pieces(teacher) == teacher.vocab else frozenset({Signal.LOGITS, Signal.POOLED}),
         )
@@ -116,6 +117,10 @@ class Transformer(Family):
             "intermediate_size": self.hidden * self.ff_ratio,
             "max_position_embeddings": teacher.positions,
             "type_vocab_size": teacher.types,
+            "hidden_act": teacher.activation,
+            "layer_norm_eps": teacher.eps,
+            # A padding row gets no gradient, and BERT's own, row 0, is <s> or any other piece in other vocabularies. Padding is masked anyway.
+            "pad_token_id": None,
             "num_labels": teacher.labels,
             "problem_type": "regression" if teacher.task == "regression" else "single_label_classification",
         }

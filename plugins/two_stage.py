@@ -34,6 +34,7 @@ class TwoStage(Strategy):
 
     name: ClassVar[str] = "two_stage"
     source: ClassVar[str] = "Jiao et al. 2020, TinyBERT, arXiv:1909.10351, eq. 8-9 (states), then eq. 10 (logits), as in its section 3.2"
+    staged: ClassVar[bool] = True
 
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
@@ -42,7 +43,7 @@ class TwoStage(Strategy):
             "student_layers": student.layers,
             "teacher_layers": teacher.layers,
             "share": space.real("share", 0.1, 0.6),
-            "temperature": space.temperature(),
+            "temperature": losses.temperature(space, teacher),
             "alpha": space.alpha(),
             "states": states if Signal.HIDDEN in student.provides and student.vocab == teacher.vocab else "pooled",
             "layer_map": space.choice("layer_map", ("uniform", "first", "last")),

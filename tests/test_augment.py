@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 import worlds
 
+from kdsearch import config, data, prepare
 from kdsearch.augment import augment
-from kdsearch.data import Table
+from kdsearch.data import Table, row_keys
 
 LINES, LABELS = worlds.texts(50)
 WORDS = torch.eye(100, 16)
@@ -23,6 +28,46 @@ def test_variants_are_new_texts_without_labels() -> None:
     assert not set(more.texts) & set(LINES)
     assert len(set(more.texts)) == len(more.texts)
     assert set(more.labels.tolist()) == {-100}
+
+
+def test_no_variant_is_a_judged_text_or_a_training_text_in_other_letters_or_spacing() -> None:
+    free = augment(table(), 8, worlds.tokenizer(), WORDS, 0)
+    held = [f"  {text.upper().replace(' ', '   ')}" for text in free.texts[:40]]
+    judged = frozenset(row_keys(Table(held, None, np.zeros(40, np.int64))))
+    sealed = augment(table(), 8, worlds.tokenizer(), WORDS, 0, judged)
+    assert sealed.texts == free.texts[40:]
+    loud = Table(["A  Good MOVIE", "a bad movie"], None, np.array([0, 1]))
+    assert not len(augment(loud, 5, worlds.tokenizer(), WORDS, 0))  # three words, no neighbours, no mask: each variant is its own text
+
+
+def test_a_study_holds_its_variants_against_its_validation_and_test_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = worlds.save_world(tmp_path, ["bad", "fair", "good"])
+    monkeypatch.setenv("KDSEARCH_CACHE", str(tmp_path / "cache"))
+    study = config.from_mapping(
+        {
+            "name": "augmented",
+            "data": {"files": {"train": str(world / "texts.csv")}, "augment": 1, "max_length": 16},
+            "teacher": {"model": str(world / "teacher")},
+            "space": {"strategies": ["logit"]},
+        }
+    )
+    known, given = prepare.inspect(study), []
+
+    def remembering(*arguments: Any) -> Table:
+        given.append(arguments)
+        return augment(*arguments)
+
+    monkeypatch.setattr(prepare, "augment", remembering)
+    prepare.prepare(known)
+    ((*_, judged),) = given
+    assert judged == {*row_keys(known.data.validation), *row_keys(data.open_test(study))}
+
+
+def test_of_a_pair_both_texts_make_the_key() -> None:
+    free = augment(table(pairs=LINES[::-1]), 1, worlds.tokenizer(), WORDS, 0)
+    single = frozenset(row_keys(Table(free.texts, None, free.labels)))
+    assert augment(table(pairs=LINES[::-1]), 1, worlds.tokenizer(), WORDS, 0, single).texts == free.texts
+    assert not len(augment(table(pairs=LINES[::-1]), 1, worlds.tokenizer(), WORDS, 0, frozenset(row_keys(free))))
 
 
 def test_the_same_seed_gives_the_same_variants() -> None:

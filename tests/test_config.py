@@ -253,6 +253,8 @@ def test_the_quality_fits_the_task(tmp_path: Path) -> None:
         "study.yaml, line 6: search.objectives: 'pearson' does not fit task: classification: write [accuracy | macro_f1 | mcc, bytes]"
     ]
     assert "rotten_tomatoes is a classification" in complaint(tmp_path, BASE + "task: regression")[0]
+    smoothing = "task: regression\nspace:\n  knobs: {label_smoothing: 0.1}"
+    assert "space.knobs.label_smoothing: a regression has no classes to spread a label over" in complaint(tmp_path, hub + smoothing)[0]
     assert "a regression has no label names" in complaint(tmp_path, hub + "  labels: [a, b]\ntask: regression")[0]
 
 

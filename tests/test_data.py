@@ -74,6 +74,15 @@ def test_the_test_rows_are_sealed_in_what_load_returns(tmp_path: Path) -> None:
     assert data.open_test(settings).texts == [f"sealed {n}" for n in range(6)]
 
 
+def test_the_keys_of_all_judged_rows_are_told_and_their_texts_are_not(tmp_path: Path) -> None:
+    settings = study(files=three(tmp_path, test=rows(6, prefix="sealed")))
+    loaded = data.load(settings)
+    assert loaded.judged == {*data.row_keys(data.open_test(settings)), *data.row_keys(loaded.validation)}
+    assert data.row_key("Sealed   3 ") in loaded.judged
+    assert not loaded.judged & set(data.row_keys(loaded.train))
+    assert data.row_key("a b") != data.row_key("a", "b") != data.row_key("a", "")
+
+
 @pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "parquet"])
 def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
     frame = pd.DataFrame(

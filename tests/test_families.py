@@ -13,16 +13,18 @@ import torch
 import worlds
 from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
+from transformers import BertForSequenceClassification, ElectraConfig, ElectraForSequenceClassification
 
-from kdsearch import modules, plugins
+from kdsearch import encoder, modules, plugins
 from kdsearch.api import Batch, Family, Need, Signal
 from kdsearch.assets import Assets
-from kdsearch.cost import price, safetensors_bytes
+from kdsearch.cost import counted_flops, price, safetensors_bytes
 from kdsearch.encoder import Encoder
-from kdsearch.student import files, load_student
+from kdsearch.student import files, load_student, predict
 from kdsearch.testing import eight_sentences, tiny_info, tiny_teacher
-from kdsearch.train import layers_above
+from kdsearch.train import Rows, layers_above
 from kdsearch.trial import TrialSpec, run
+from kdsearch.unit import Unit, output_map
 from kdsearch_plugins.bilstm import BiLstm
 from kdsearch_plugins.cnn import Cnn
 from kdsearch_plugins.mlp import STRIDE, Bag, Mlp
@@ -196,6 +198,17 @@ def test_both_ways_is_a_bidirectional_lstm_on_each_row_alone() -> None:
     torch.testing.assert_close(found[1, :3], stock(states[1:, :3])[0][0])
 
 
+def test_recurrent_layers_stay_in_full_precision_under_autocast() -> None:
+    torch.manual_seed(0)
+    layer, mask = modules.BothWays(4, 3), torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    states = torch.randn(2, 5, 4)
+    plain = layer(states, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(states, mask), plain)
+        from_below = layer(states.bfloat16(), mask)  # what a linear map beneath gives
+    assert torch.equal(from_below, layer(states.bfloat16().float(), mask))
+
+
 def test_windows_see_zeros_beyond_the_end_of_a_row() -> None:
     layer = modules.Windows(1, 1, 3)
     with torch.no_grad():
@@ -238,6 +251,37 @@ def test_its_lower_states_are_the_teachers_own_to_the_bit_that_padding_allows() 
     mine, theirs = student(batch, needs), Encoder(teacher)(batch, needs)
     for state in (0, 1, 2):
         torch.testing.assert_close(mine.layered[Signal.POOLED, state], theirs.layered[Signal.POOLED, state], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_a_teacher_with_narrow_tables_gives_its_projection_too(layers: int) -> None:
+    settings: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64}
+    config = ElectraConfig(vocab_size=100, embedding_size=16, hidden_size=32, num_labels=3, initializer_range=0.2, **settings)
+    torch.manual_seed(0)
+    teacher = ElectraForSequenceClassification(config).eval()
+    info = encoder.info(config, "classification")
+    family = TeacherFeatures(vocabulary=100, layers=layers, tuned=False, mapping="linear", width=8, target="bag")
+    student = family.build(info).eval()
+    family.start_from(student, teacher)
+    needs = [Need(Signal.POOLED, state) for state in range(layers + 1)]
+    mine, theirs = student(eight_sentences(), needs), Encoder(teacher)(eight_sentences(), needs)
+    for need in needs:
+        torch.testing.assert_close(mine.layered[need.signal, need.layer], theirs.layered[need.signal, need.layer], atol=1e-5, rtol=1e-5)
+    assert family.size(info) == sum(parameter.numel() for parameter in student.parameters())
+    assert family.flops(info, 16) == counted_flops(student, None, 16)
+
+
+def test_its_layers_have_the_teachers_activation_and_layer_norm() -> None:
+    config = tiny_teacher().config
+    config.hidden_act, config.layer_norm_eps = "relu", 0.1
+    torch.manual_seed(0)
+    teacher = BertForSequenceClassification(config).eval()
+    family = TeacherFeatures(vocabulary=100, layers=2, tuned=True, mapping="linear", width=8, target="bag")
+    student = family.build(tiny_info(teacher)).eval()
+    family.start_from(student, teacher)
+    need = Need(Signal.POOLED, 2)
+    mine, theirs = student(eight_sentences(), [need]), Encoder(teacher)(eight_sentences(), [need])
+    torch.testing.assert_close(mine.layered[Signal.POOLED, 2], theirs.layered[Signal.POOLED, 2], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("tuned", [True, False])
@@ -290,6 +334,17 @@ def test_a_regression_has_one_output(name: str) -> None:
     assert student(batch).logits.shape == (8, 1)
     assert family.size(tiny_info(teacher)) == sum(parameter.numel() for parameter in student.parameters())
     batch.hard_loss(student(batch).logits).backward()
+
+
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_the_answer_of_a_regression_can_be_brought_into_any_unit(name: str) -> None:
+    family = replace(LINEAR, dimension=1) if name == "linear" else SHAPES[name]
+    student, batch = family.build(tiny_info(tiny_teacher(labels=1))).eval(), eight_sentences(labels=1)
+    before = student(batch).logits
+    output = output_map(student, batch)
+    assert output is not None
+    Unit(mean=89.0, sd=31.0).fold(output)
+    torch.testing.assert_close(student(batch).logits, 89 + 31 * before, atol=1e-4, rtol=1e-5)
 
 
 # In a trial
@@ -405,3 +460,15 @@ def test_onnx_gives_the_same_logits_at_any_shape(name: str, tmp_path: Path) -> N
         mask = (torch.arange(length) < torch.randint(1, length + 1, (count, 1))).long()
         got = session.run(None, {first: ids.numpy(), second: mask.numpy()})[0]
         np.testing.assert_allclose(got, bare(ids, mask).detach().numpy(), atol=1e-5)
+
+
+def test_scores_are_in_full_precision_on_any_device_and_what_was_set_is_put_back(assets: Assets) -> None:
+    cudnn: Any = torch.backends.cudnn
+    set_before = (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision)
+    seen = []
+    student = SHAPES["cnn"].build(assets.info)
+    student.register_forward_hook(lambda *_: seen.append((cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision)))
+    part = assets.validation
+    predict(student, Rows(part.tokens, part.labels, pad=0, device=torch.device("cpu")))
+    assert set(seen) == {("ieee", "ieee")}
+    assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == set_before

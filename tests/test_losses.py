@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from math import log
 
+import numpy as np
 import pytest
 import torch
 
 from kdsearch import losses
+from kdsearch.space import Knobs, RandomDraw
+from kdsearch.testing import tiny_info, tiny_teacher
 
 EVEN = torch.zeros(1, 2)
 THREE_TO_ONE = torch.tensor([[0.0, log(3.0)]])
@@ -70,6 +73,14 @@ def test_a_high_temperature_tends_to_logit_matching() -> None:
 
 def test_a_regression_takes_the_squared_difference() -> None:
     assert losses.soft_loss(torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [2.0]]), 4.0).item() == pytest.approx(2.0)
+
+
+def test_a_regression_does_not_draw_a_temperature() -> None:
+    knobs, classes = Knobs(), tiny_info(tiny_teacher())
+    space = knobs.space(RandomDraw(np.random.default_rng(0)), "any")
+    assert losses.temperature(space, tiny_info(tiny_teacher(labels=1))) == 1.0
+    assert not knobs.declared
+    assert 1.0 < losses.temperature(space, classes) <= 8.0
 
 
 def test_alpha_zero_leaves_the_hard_loss_alone() -> None:

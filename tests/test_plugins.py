@@ -551,5 +551,5 @@ def test_new_writes_a_strategy_and_a_test_that_pass_as_written(write: Write) -> 
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "15 passed" in done.stdout
+    assert "16 passed" in done.stdout
     assert list(plugins.load([], ["soft_huber"], ["soft_huber.py"]).strategies) == ["soft_huber"]

@@ -4,14 +4,21 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+from test_sampler import PLUGINS, TEACHER, price, study
 
 from kdsearch.front import Point, hypervolume, pareto
 from kdsearch.metrics import standard_error
 from kdsearch.record import replay
+from kdsearch.searching.ledger import Ledger
+from kdsearch.searching.run import StudyRun
 from kdsearch.searching.rungs import Rungs
+from kdsearch.searching.sampler import Sampler
+from kdsearch.testing import load_one
+from kdsearch.trial import TrialResult
 
 SHARES = (0.25, 0.5, 0.75)
 
@@ -114,8 +121,9 @@ def test_the_ledger_gives_back_every_score_of_the_last_attempt() -> None:
     made = Rungs(margin, minimum=4)
     made.rebuild(replay(records), dict.fromkeys(range(4), 1.0))
     made.record(9, 2, 0.25, 0.5)
-    assert not made.verdict(9, 0.25)  # three competitors: the failed one is none
     made.record(10, 1, 0.25, 0.9)
+    assert not made.verdict(9, 0.25)  # three competitors: the failed one is none, and the returned one is yet to be scored
+    made.record(11, 1, 0.25, 0.9)
     assert made.verdict(9, 0.25)
 
 
@@ -209,3 +217,58 @@ def test_students_of_another_family_are_not_compared() -> None:
     rungs.record(2, 20, 0.25, 0.5, "quick")
     assert not rungs.verdict(1, 0.25)
     assert rungs.verdict(2, 0.25)
+
+
+def test_a_staged_strategy_is_compared_with_itself_alone() -> None:
+    made = Rungs(lambda _: 0.0, minimum=1, staged=["two_stage"])
+    made.record(0, 10, 0.25, 0.9, "slow", "logit")
+    made.record(1, 10, 0.25, 0.5, "slow", "two_stage")  # still learns states
+    assert not made.verdict(1, 0.25)
+    made.record(2, 10, 0.25, 0.4, "slow", "two_stage")
+    assert made.verdict(2, 0.25)
+    made.record(3, 10, 0.25, 0.4, "quick", "two_stage")
+    assert not made.verdict(3, 0.25)
+    made.record(4, 10, 0.25, 0.4, "slow", "feature")  # not staged: one group with the logits
+    assert made.verdict(4, 0.25)
+
+
+def test_the_built_in_strategy_in_stages_says_so() -> None:
+    assert load_one("two_stage").staged  # type: ignore[union-attr]
+    assert not load_one("annealed").staged  # type: ignore[union-attr]
+
+
+def test_a_resumed_study_has_the_rungs_of_the_run_before_it(tmp_path: Path) -> None:
+    # Four trials: one stays alive, one is lost and returned, one fails, one is lost and runs again up to its first rung.
+    def rungs_of(study_run: StudyRun) -> Rungs:
+        assert study_run.rungs is not None
+        return study_run.rungs
+
+    def made() -> Rungs:
+        return Rungs(margin, staged=["soft"])
+
+    config = study(families=["block"], strategies=["hard", "soft"])
+    with Ledger(tmp_path) as ledger:
+        ledger.begin()
+        sampler = Sampler(config, PLUGINS, TEACHER, ledger, price)
+        live = StudyRun(config, tmp_path, {}, ledger, sampler, made(), places=lambda: 9, changed=lambda *_: None)
+        for key, score in (("a", 0.5), ("b", 0.6), ("c", 0.7)):
+            assert live.next_trial(key)
+            for share in (0.25, 0.5):
+                live.reported(key, {"share": share, "score": score, "trial_seconds": 1.0})
+        live.fetch = lambda at: TrialResult("failed", "memory", "none left") if at[0] == 2 else None
+        live.ended("b", None, True)
+        live.ended("c", None, False)
+        again = live.next_trial("b")
+        assert again
+        assert (again["trial"], again["attempt"]) == (1, 2)
+        live.reported("b", {"share": 0.25, "score": 0.65, "trial_seconds": 1.0})
+        rebuilt = made()
+        rebuilt.rebuild(ledger.state, {number: trial.params for number, trial in ledger.state.trials.items()})
+        assert rebuilt._rungs == rungs_of(live)._rungs
+        assert [sorted(rung) for rung in rebuilt._rungs] == [[0, 1], [0], []]
+        assert {scored.group for scored in rebuilt._rungs[0].values()} == {("block", ""), ("block", "soft")}
+        live.ended("b", None, True)
+        rebuilt = made()
+        rebuilt.rebuild(ledger.state, {number: trial.params for number, trial in ledger.state.trials.items()})
+        assert rebuilt._rungs == rungs_of(live)._rungs
+        assert [sorted(rung) for rung in rebuilt._rungs] == [[0], [0], []]

@@ -245,6 +245,90 @@ def test_a_pair_that_does_not_fit_is_never_proposed(tmp_path: Path) -> None:
     assert len({(each.spec.family, each.spec.strategy) for each in proposals}) == 5
 
 
+def test_a_pair_that_does_not_fit_says_nothing_about_its_knobs(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        made = sampler(ledger, study(sampler="random"))
+        run(ledger, made, 60)
+        told = made._study.trials
+    unfit = [trial for trial in told if (trial.params["family"], trial.params["strategy"]) == ("bag", "states")]
+    assert unfit
+    # FAIL alone is left out by TPE; it counts a pruned trial among the bad ones
+    assert {trial.state.name for trial in unfit} == {"FAIL"}
+
+
+@dataclass(frozen=True)
+class Shy(Block):
+    """Shows states at one of three options alone, and under some limits at none."""
+
+    name = "shy"
+    mood: str
+
+    @classmethod
+    def suggest(cls, space: Space, teacher: ModelInfo) -> dict[str, Any]:
+        return {**super().suggest(space, teacher), "mood": space.choice("mood", ("shut", "ajar", "open"))}
+
+    def info(self, teacher: ModelInfo) -> ModelInfo:
+        shown = self.provides if self.mood == "open" else frozenset({Signal.LOGITS})
+        return replace(super().info(teacher), provides=shown)
+
+    def size(self, teacher: ModelInfo) -> int:
+        return super().size(teacher) * (3 if self.mood == "open" else 1)
+
+
+SHY: Any = FakePlugins({"shy": Shy, "bag": Bag}, {"hard": Hard, "soft": Soft, "states": States})
+
+
+def test_a_strategy_that_does_not_fit_a_shape_opens_on_the_nearest_that_it_fits() -> None:
+    openings = Candidates(study(families=["shy", "bag"], strategies=["hard", "states"]), SHY, TEACHER).openings(40)
+    assert [each.spec.strategy for each in openings[:6]] == ["hard", "states"] * 3
+    shapes = {(each.spec.family_config["layers"], each.spec.family_config["width"]) for each in openings if each.spec.strategy == "states"}
+    assert {(1, 8), (2, 16), (2, 32), (4, 64)} <= shapes  # both ends, and what is known to be good
+    assert {each.spec.family_config["mood"] for each in openings if each.spec.strategy == "states"} == {"open"}
+    assert {each.spec.family_config["mood"] for each in openings if each.spec.family == "shy" and each.spec.strategy == "hard"} == {"shut"}
+
+
+def test_openings_on_the_nearest_shape_keep_the_limit_too() -> None:
+    space = Candidates(study(families=["shy"], strategies=["states", "hard"], limits={"params": 5000}), SHY, TEACHER)
+    openings = space.openings(40)
+    assert max(each.params for each in openings if each.spec.strategy == "hard") > 3000
+    assert {each.spec.strategy for each in openings} == {"hard", "states"}
+    assert all(each.params <= 5000 for each in openings)
+
+
+def test_exploration_finds_a_pair_that_few_draws_fit() -> None:
+    config = study(families=["shy"], strategies=["hard", "states"])
+    found = explore(config, SHY, TEACHER, draws=2)
+    assert all(line.fits for line in found.pairs)
+    assert "states" in {each.spec.strategy for each in found.candidates}
+
+
+def test_exploration_refuses_a_space_in_which_no_student_fits() -> None:
+    config = study({"shy.mood": {"choices": ["shut", "ajar"]}}, ["shy"], ["states"])
+    with pytest.raises(InputError) as refused:
+        explore(config, SHY, TEACHER)
+    assert str(refused.value) == (
+        "space: no student that can be drawn fits its strategy (states needs pooled, which this shy does not show): "
+        "widen space.knobs.shy.mood, or add a strategy such as hard, which fits every family"
+    )
+
+
+def test_a_family_with_other_pieces_shows_no_token_states_whatever_it_says() -> None:
+    @dataclass(frozen=True)
+    class Other(Block):
+        def info(self, teacher: ModelInfo) -> ModelInfo:
+            return replace(super().info(teacher), vocab=teacher.vocab // 2, provides=frozenset(Signal))
+
+    @dataclass(frozen=True)
+    class Tokens(States):
+        def student_needs(self) -> tuple[Need, ...]:
+            return (Need(Signal.LOGITS), Need(Signal.HIDDEN))
+
+    both: Any = FakePlugins({"block": Other}, {"states": States, "tokens": Tokens})
+    space = Candidates(study(families=["block"], strategies=["states", "tokens"]), both, TEACHER)
+    assert isinstance(space.fitting("block", "states"), Candidate)
+    assert space.fitting("block", "tokens") == "tokens needs hidden, which this block does not show"
+
+
 def test_what_is_over_a_limit_is_refused_before_it_costs_anything(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         made = sampler(ledger, study(families=["block"], limits={"params": 600}, sampler="random"))

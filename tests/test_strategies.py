@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import log
 
+import numpy as np
 import pytest
 import torch
 
+from kdsearch import plugins
 from kdsearch.api import Batch, Outputs, Signal
+from kdsearch.space import Knobs, RandomDraw
+from kdsearch.testing import tiny_info, tiny_teacher
 from kdsearch_plugins.feature import FeatureKD, Projections
 from kdsearch_plugins.hard import Hard
 from kdsearch_plugins.joint import JointKD
@@ -107,3 +112,29 @@ def test_joint_holds_the_other_side_constant() -> None:
 
 def test_a_teacher_weight_of_zero_leaves_the_teacher_alone() -> None:
     assert set(joint(teacher_weight=0.0).loss(Outputs(EVEN), Outputs(THREE_TO_ONE), rows(), None, 0.0)) == {"soft", "hard"}
+
+
+SOFT = ["logit", "feature", "joint", "pkd", "rkd", "contrastive", "assignment", "adaptive", "annealed", "several"]
+SOFT += ["attention", "relations", "two_stage"]
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_a_regression_draws_nothing_that_has_no_effect_on_it(name: str) -> None:
+    knobs, info = Knobs(), replace(tiny_info(tiny_teacher(labels=1)), teachers=2)
+    strategy = plugins.load([], [name]).strategies[name]
+    for seed in range(8):
+        fields = strategy.suggest(knobs.space(RandomDraw(np.random.default_rng(seed)), name), info, info)
+        assert fields["temperature"] in (1.0, None)
+        strategy(**fields)
+    assert "temperature" not in knobs.declared
+    if name == "logit":
+        assert set(knobs.declared) == {"alpha"}
+
+
+def test_logit_of_a_regression_is_the_squared_difference() -> None:
+    info = tiny_info(tiny_teacher(labels=1))
+    space = Knobs({"alpha": 1.0}).space(RandomDraw(np.random.default_rng(0)), "logit")
+    method = LogitKD(**LogitKD.suggest(space, info, info))
+    said = Outputs(torch.zeros(2, 1)), Outputs(torch.tensor([[3.0], [1.0]]))
+    unlabelled = replace(rows(), labels=torch.full((2,), torch.nan))
+    assert total(method.loss(*said, unlabelled, None, 0.0)) == pytest.approx(5.0)  # (9 + 1) / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from math import exp, log, sqrt
 
@@ -10,10 +11,18 @@ import pytest
 import torch
 from test_strategies import EVEN, FORWARD, THREE_TO_ONE, rows
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from kdsearch.api import Need, Outputs, Signal, Strategy
+from kdsearch import plugins
+from kdsearch.api import ModelInfo, Need, Outputs, Signal, Strategy
+from kdsearch.config import StudyConfig
+from kdsearch.encoder import Encoder
+from kdsearch.errors import InputError
+from kdsearch.plugins import Plugins
+from kdsearch.searching.candidates import Candidate, Candidates
+from kdsearch.searching.explore import explore
 from kdsearch.space import Knobs, RandomDraw
-from kdsearch.testing import load_one, tiny_info, tiny_teacher
+from kdsearch.testing import eight_sentences, load_one, tiny_info, tiny_teacher
 from kdsearch_plugins.adaptive import AdaptiveKD, Uncertainties
 from kdsearch_plugins.assignment import AssignmentKD
 from kdsearch_plugins.attention import AttentionKD
@@ -50,6 +59,20 @@ def layers_of(needs: tuple[Need, ...]) -> list[int | None]:
 def twice(values: list[object]) -> Tensor:
     """The same row two times."""
     return torch.tensor([values, values])
+
+
+def planned(strategies: list[str], knobs: dict[str, object]) -> tuple[Plugins, StudyConfig]:
+    """A study of transformers with these strategies."""
+    space = {"families": ["transformer"], "strategies": strategies, "knobs": knobs}
+    config = StudyConfig.model_validate(
+        {"name": "toy", "data": {"preset": "rotten_tomatoes"}, "teacher": {"preset": "minilm"}, "space": space, "search": {"trials": 40}}
+    )
+    return plugins.load(["transformer"], strategies), config
+
+
+def drawing(strategies: list[str], teacher: ModelInfo) -> Candidates:
+    loaded, config = planned(strategies, {})
+    return Candidates(config, loaded, teacher)
 
 
 # attention
@@ -300,23 +323,102 @@ def test_a_method_fits_families_that_show_what_it_reads(name: str, signal: Signa
     assert not method.fits(INFO, frozenset(Signal) - {signal})
 
 
-@pytest.mark.parametrize("name", ["attention", "relations", "two_stage"])
-def test_a_student_with_other_tokens_than_the_teacher_is_asked_for_no_token_level_signal(name: str) -> None:
-    method = load_one(name)
-    assert issubclass(method, Strategy)
+def test_two_stages_of_a_student_with_other_tokens_than_the_teacher_read_pooled_states() -> None:
     other = replace(INFO, vocab=INFO.vocab // 2)
     for seed in range(5):
-        space = Knobs().space(RandomDraw(np.random.default_rng(seed)), name)
-        strategy = method(**method.suggest(space, INFO, other))
+        space = Knobs().space(RandomDraw(np.random.default_rng(seed)), "two_stage")
+        strategy = TwoStage(**TwoStage.suggest(space, INFO, other))
         signals = {need.signal for need in (*strategy.student_needs(), *strategy.teacher_needs())}
-        assert signals <= {Signal.LOGITS, Signal.POOLED}
+        assert signals == {Signal.LOGITS, Signal.POOLED}
 
 
 @pytest.mark.parametrize("name", ["attention", "relations"])
-def test_without_its_signal_a_method_is_plain_logit(name: str) -> None:
-    method = load_one(name)
-    assert issubclass(method, Strategy)
-    fields: dict[str, object] = {"weight": 0.0, **LOGITS}
-    fields |= {"relation_heads": 1} if name == "relations" else {"student_layers": 1, "teacher_layers": 1}
-    strategy = method(**fields)
-    assert numbers(strategy.loss(Outputs(EVEN), Outputs(THREE_TO_ONE), rows(), None, 0.0)) == pytest.approx(SAME, abs=1e-6)
+def test_a_method_token_by_token_is_never_drawn_for_a_student_with_other_tokens(name: str) -> None:
+    teacher = replace(tiny_info(tiny_teacher(vocab=300)), vocabularies=(100, 200))
+    space = drawing([name], teacher)
+    rng = np.random.default_rng(0)
+    drawn = [space.draw(RandomDraw(rng)) for _ in range(60)]
+    fitting = [each for each in drawn if isinstance(each, Candidate)]
+    assert {each.spec.family_config["vocabulary"] for each in fitting} == {300}
+    assert all(each.spec.strategy_config["weight"] >= 0.03 for each in fitting)
+    reasons = {each for each in drawn if isinstance(each, str)}
+    assert reasons == {f"{name} needs {'attention' if name == 'attention' else 'values'}, which this transformer does not show"}
+
+
+def test_every_method_opens_once_before_any_a_second_time_though_known_shapes_have_a_pruned_vocabulary() -> None:
+    teacher = replace(tiny_info(tiny_teacher(vocab=300, layers=4)), vocabularies=(100, 200))
+    for names in (["logit", "attention", "relations"], ["attention", "relations", "logit"]):
+        openings = drawing(names, teacher).openings(20)
+        assert [each.spec.strategy for each in openings[:9]] == names * 3
+        vocabularies = {(each.spec.strategy, each.spec.family_config["vocabulary"]) for each in openings}
+        assert vocabularies == {("logit", 100), ("logit", 200), ("attention", 300), ("relations", 300)}
+        # a known shape in all but its vocabulary, and both ends of the ranges
+        assert {1, 4} <= {each.spec.family_config["layers"] for each in openings if each.spec.strategy == "attention"}
+        assert any(
+            each.spec.strategy == "attention" and each.spec.family_config["start"] == "first" and each.spec.family_config["hidden"] == 32
+            for each in openings
+        )
+
+
+def test_a_method_that_fits_no_student_of_the_study_is_told_with_the_reason() -> None:
+    teacher = replace(tiny_info(tiny_teacher(vocab=300)), vocabularies=(100, 200))
+    loaded, config = planned(["logit", "attention"], {"transformer.vocabulary": 100})
+    found = explore(config, loaded, teacher)
+    assert [(line.strategy, line.fits, line.why) for line in found.pairs] == [
+        ("logit", True, ""),
+        ("attention", False, "attention needs attention, which this transformer does not show"),
+    ]
+    assert "attention.weight" not in {line.name for line in found.knobs}
+    assert {each.spec.strategy for each in found.candidates} == {"logit"}
+    loaded, config = planned(["attention", "relations"], {"transformer.vocabulary": 100})
+    with pytest.raises(InputError) as refused:
+        explore(config, loaded, teacher)
+    assert str(refused.value) == (
+        "space: no student that can be drawn fits its strategy (attention needs attention, which this transformer does not show; "
+        "relations needs values, which this transformer does not show): widen space.knobs.transformer.vocabulary, or add a strategy such as "
+        "hard, which fits every family"
+    )
+
+
+# What a student shows of its attention while it trains
+
+
+@pytest.mark.parametrize("kernels", ["eager", "sdpa"])
+def test_attention_is_shown_before_dropout(kernels: str) -> None:
+    teacher = tiny_teacher()
+    teacher.config._attn_implementation = kernels
+    student = Encoder(copy.deepcopy(teacher)).train()
+    for name, part in student.named_modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.5 if name.endswith("attention.self.dropout") else 0.0
+    batch, needs = eight_sentences(), (Need(Signal.LOGITS), Need(Signal.ATTENTION, 0))
+    shown = student(batch, needs)
+    torch.testing.assert_close(shown.layered[Signal.ATTENTION, 0].sum(-1), torch.ones(8, 2, 10))
+    torch.testing.assert_close(shown.layered[Signal.ATTENTION, 0], Encoder(teacher)(batch, needs).layered[Signal.ATTENTION, 0])
+    assert not torch.equal(shown.logits, student(batch, needs).logits)  # dropout is on all the same
+    method = AttentionKD(student_layers=1, teacher_layers=1, weight=1.0, temperature=2.0, alpha=1.0, form="kl")
+    learnt = method.loss(shown, Encoder(teacher)(batch, needs), batch, None, 0.0)
+    assert learnt["attention"].item() == pytest.approx(0.0, abs=1e-6)
+    assert student.model.config._attn_implementation == kernels
+
+
+@pytest.mark.parametrize("kind", ["bert", "electra", "roberta", "distilbert"])
+def test_attention_is_what_the_stock_model_says_in_evaluation(kind: str) -> None:
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=100,
+        **({"dim": 32, "n_heads": 2, "n_layers": 2} if kind == "distilbert" else {}),
+        **({} if kind == "distilbert" else {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 64}),
+        initializer_range=0.5,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
+    batch = eight_sentences()
+    with torch.no_grad():
+        stock = model(input_ids=batch.ids, attention_mask=batch.mask, output_attentions=True).attentions
+        shown = Encoder(model)(batch, [Need(Signal.ATTENTION, layer) for layer in (0, -1)]).layered
+    torch.testing.assert_close(shown[Signal.ATTENTION, 0], stock[0])
+    torch.testing.assert_close(shown[Signal.ATTENTION, -1], stock[1])
+    assert stock[0][0, :, :, 3:].abs().max() == 0  # the first sentence has three tokens
+    assert shown[Signal.ATTENTION, 0][0, :, :, 3:].abs().max() == 0

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from kdsearch.api import Batch, Family, ModelInfo, Need, Outputs, Signal, Space, Strategy, TeacherRole, UndeclaredSignal
 from kdsearch.encoder import mean_over_tokens
-from kdsearch.errors import KdsearchError
+from kdsearch.errors import KdsearchError, PluginError
+from kdsearch.plugin_classes import check_yielded
 from kdsearch.testing import (
     FamilyContract,
     check,
@@ -78,10 +79,26 @@ def caught_by(cls: type[Strategy | Family], name: str, equal_student: str = "zer
     return str(caught.value)
 
 
-def test_a_sound_strategy_holds_all_fifteen_checks() -> None:
+def test_a_sound_strategy_holds_all_sixteen_checks() -> None:
     checks = run_contract(contract_for(Sound, "zero loss"))
     assert [each for each in checks if each.outcome != "passed"] == []
-    assert len(checks) == 15
+    assert len(checks) == 16
+
+
+def test_a_staged_that_is_no_bool_is_caught_and_refused_at_the_door() -> None:
+    class Broken(Sound):
+        staged = "first"  # type: ignore[assignment]
+
+    assert "staged of sound is 'first': write True or False" in caught_by(Broken, "staged is a bool")
+    with pytest.raises(PluginError, match="staged = 'first' is neither True nor False"):
+        check_yielded(frozen(Broken), "kdsearch_strategies", "broken.py")
+
+    @dataclass(frozen=True, kw_only=True)
+    class Field(Sound):
+        staged: bool = True  # type: ignore[misc]
+
+    with pytest.raises(PluginError, match="'staged' is a field, but belongs to the class"):
+        check_yielded(Field, "kdsearch_strategies", "field.py")
 
 
 def test_fields_that_do_not_survive_json_are_caught() -> None:

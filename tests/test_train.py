@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from kdsearch import train
+from kdsearch.api import Batch, Need, Outputs
 from kdsearch.data import Tokens
 from kdsearch.train import NotFinite, OutOfTime, Recipe, Rows, bucketed, fit, groups, in_order
+from kdsearch.unit import Unit, output_map
 
 
 def tokens(*rows: list[int], types: list[list[int]] | None = None) -> Tokens:
@@ -69,6 +71,69 @@ def test_layers_further_down_learn_more_slowly() -> None:
     lower, upper = layers
     got = [rates[id(weight)] for weight in (head.weight, upper.weight, lower.weight, table.weight)]
     assert got == [1.0, 0.5, 0.25, 0.125]
+
+
+def test_what_stands_between_the_tables_and_the_lowest_layer_learns_as_slowly_as_the_tables() -> None:
+    table, norm, project = nn.Embedding(4, 2), nn.LayerNorm(2), nn.Linear(2, 3)
+    layers, head = nn.ModuleList([nn.Linear(3, 3)]), nn.Linear(3, 1)
+    module = nn.Sequential(nn.ModuleDict({"words": table, "norm": norm}), project, nn.Sequential(layers), head)
+    rates = {id(weight): group["lr"] for group in groups(module, 1.0, 0.0, 0.5) for weight in group["params"]}
+    for part, rate in ((table, 0.25), (norm, 0.25), (project, 0.25), (layers, 0.5), (head, 1.0)):
+        assert [rates[id(weight)] for weight in part.parameters()] == [rate] * len(list(part.parameters()))
+
+
+def test_the_unit_of_labels_is_their_mean_and_spread_without_those_that_are_missing() -> None:
+    unit = Unit.of(np.array([58.0, np.nan, 120.0], np.float32))
+    assert (unit.mean, unit.sd) == (89.0, 31.0)
+    np.testing.assert_array_equal(
+        unit.standard(np.array([58.0, np.nan, 120.0, 89.0], np.float32)), np.array([-1, np.nan, 1, 0], np.float32)
+    )
+    np.testing.assert_array_equal(unit.own(np.array([[-1.0], [2.0]], np.float32)), np.array([[58.0], [151.0]], np.float32))
+    assert Unit.of(np.array([0.1, 0.1, 0.1], np.float32)).sd == 1.0
+    assert Unit.of(np.array([np.nan], np.float32)) == Unit()
+
+
+def test_a_unit_folded_into_a_linear_map_and_out_again_leaves_it_as_it_was() -> None:
+    linear = nn.Linear(1, 1)
+    nn.init.constant_(linear.weight, 2.0)
+    nn.init.constant_(linear.bias, 1.0)
+    Unit(mean=89.0, sd=31.0).fold(linear)  # 31 (2 x + 1) + 89
+    assert (linear.weight.item(), linear.bias.item()) == (62.0, 120.0)
+    Unit(mean=89.0, sd=31.0).unfold(linear)
+    assert (linear.weight.item(), linear.bias.item()) == pytest.approx((2.0, 1.0), abs=1e-6)
+
+
+class Answering(nn.Module):
+    """Answers with what `body` makes of each row's ids as numbers, (B, S) -> (B, 1)."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.aside = nn.Linear(2, 1)  # a later map of as many outputs, which is not the answer
+
+    def forward(self, batch: Batch, _needs: Sequence[Need]) -> Outputs:
+        numbers = batch.ids.float()
+        self.aside(numbers)
+        return Outputs(self.body(numbers))
+
+
+class Stretching(Answering):
+    def rescale(self, scale: float, shift: float) -> None:
+        self.told = (scale, shift)
+
+
+def test_the_output_map_is_the_linear_map_whose_answer_is_the_students() -> None:
+    batch = Rows(tokens([5, 6], [7, 8]), np.zeros(2, np.float32), pad=0, device=torch.device("cpu")).batch(np.array([0, 1]))
+    last = nn.Linear(3, 1)
+    assert output_map(Answering(nn.Sequential(nn.Linear(2, 3), last)), batch) is last
+    # Nothing to fold into: the answer is not the map's, or the map has no place for a mean. A module may then say how.
+    for body in (nn.Sequential(nn.Linear(2, 1), nn.Sigmoid()), nn.Linear(2, 1, bias=False)):
+        assert output_map(Answering(body), batch) is None
+        own = Stretching(body)
+        found = output_map(own, batch)
+        assert found is own
+        Unit(mean=89.0, sd=31.0).fold(found)
+        assert own.told == (31.0, 89.0)
 
 
 def fitted(recipe: Recipe, *, rows: int = 64, **more: object) -> tuple[nn.Linear, list[dict[str, float]], list[float]]:

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+import worlds
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
-from kdsearch import vocabulary
+from kdsearch import config, prepare, vocabulary
 from kdsearch.data import Table, Tokens, tokenise
 
 LETTERS = [letter for character in "abdenortuy" for letter in (character, "##" + character)]
@@ -72,6 +75,80 @@ def test_the_saved_tokenizer_loads_with_stock_code_and_gives_the_same_ids(tokeni
         assert stock(text)["input_ids"] == own(text)["input_ids"]
     assert len(stock) == minimum + 2
     assert json.loads(pruned["tokenizer.json"])["model"]["vocab"]["[PAD]"] == own.pad_token_id
+
+
+# Tokens added beside the model's own
+
+
+@pytest.fixture(params=["PreTrainedTokenizerFast", "BertTokenizer"])
+def marked(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """With a special token, as tasks on entities have them, and a plain one of two words."""
+    if request.param == "BertTokenizer":
+        tokenizer = BertTokenizer(vocab={piece: index for index, piece in enumerate(PIECES)}, mask_token="[UNK]")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[E1]"]})
+    tokenizer.add_tokens(["on tree"])
+    assert tokenizer.convert_tokens_to_ids(["[E1]", "on tree"]) == [len(PIECES), len(PIECES) + 1]
+    return tokenizer
+
+
+@pytest.mark.parametrize("texts", [("under [E1] tree", "on tree under"), ("under tree", "on")])
+def test_tokens_added_beside_the_model_are_pruned_like_any_and_load_with_stock_code(
+    marked: PreTrainedTokenizerFast, tmp_path: Path, texts: tuple[str, ...]
+) -> None:
+    order, minimum = vocabulary.order(marked, [rows(marked, *texts)])
+    assert len(PIECES) in order[:minimum]  # a special token, in the texts or not
+    assert (len(PIECES) + 1 in order) == ("on tree under" in texts)
+    (tmp_path / "whole").mkdir()
+    whole = files(marked, tmp_path / "whole")
+    for size in range(minimum, len(order) + 1):
+        pruned = vocabulary.pruned_files(whole, order[:size])
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        for name, content in pruned.items():
+            (folder / name).write_bytes(content)
+        stock = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        own = vocabulary.load(pruned, marked)
+        assert len(stock) == len(own) == size
+        old = {index: piece for piece, index in marked.get_vocab().items()}
+        for new, piece in enumerate(vocabulary.numbered(whole, order[:size])):  # the rows of the teacher's table, in the student's order
+            assert stock.convert_ids_to_tokens(new) == own.convert_ids_to_tokens(new) == old[piece]
+        assert "[E1]" not in json.loads(pruned["tokenizer.json"])["model"]["vocab"]
+        for text in (*texts, "under [E1] on tree", "bound[E1]entry"):
+            assert stock(text)["input_ids"] == own(text)["input_ids"]
+        assert own.convert_ids_to_tokens(own("on [E1]")["input_ids"])[-2:] == ["[E1]", "[SEP]"]
+
+
+def test_an_added_token_that_is_not_kept_is_spelt(marked: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    order, minimum = vocabulary.order(marked, [rows(marked, "on tree", "under under")])
+    own = vocabulary.load(vocabulary.pruned_files(files(marked, tmp_path), order[: minimum + 1]), marked)
+    assert own.convert_ids_to_tokens(own("on tree under")["input_ids"])[1:-1] == ["o", "##n", "t", "##r", "##e", "##e", "under"]
+
+
+def test_a_study_whose_teacher_has_an_added_token_gives_it_the_teachers_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDSEARCH_CACHE", str(tmp_path / "cache"))
+    teacher, own = worlds.good_teacher(), worlds.tokenizer()
+    own.add_special_tokens({"additional_special_tokens": ["[E1]"]})
+    teacher.resize_token_embeddings(len(own), mean_resizing=False)
+    for part in (teacher, own):
+        part.save_pretrained(tmp_path / "teacher")
+    lines, labels = worlds.texts(300)
+    table = pd.DataFrame({"text": [f"[E1] {line}" for line in lines], "label": labels})
+    table.to_csv(tmp_path / "texts.csv", index=False)
+    study = config.from_mapping(
+        {
+            "name": "marked",
+            "data": {"files": {"train": str(tmp_path / "texts.csv")}, "max_length": 16},
+            "teacher": {"model": str(tmp_path / "teacher")},
+            "space": {"families": ["bilstm"], "strategies": ["logit"]},
+        }
+    )
+    assets = prepare.prepare(prepare.inspect(study)).assets
+    (pruned,) = assets.vocabularies.values()  # every piece of the texts, and the special ones
+    assert pruned.pieces[-1] == 100
+    assert set(pruned.pieces[:4]) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(pruned.pieces[pruned.learnt.ids], assets.learnt.tokens.ids)
+    rows_of = [assets.teacher(each).get_input_embeddings().weight for each in (None, pruned)]
+    assert torch.equal(rows_of[1], rows_of[0][torch.from_numpy(pruned.pieces)])
 
 
 def test_a_tokenizer_of_another_kind_keeps_its_vocabulary() -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kdsearch.api import Family, ModelInfo, Strategy, TeacherRole
+import numpy as np
+
+from kdsearch.api import Family, ModelInfo, Signal, Strategy, TeacherRole
 from kdsearch.config import StudyConfig
 from kdsearch.errors import InputError, KdsearchError, PluginError
 from kdsearch.io import digest
 from kdsearch.plugin_classes import dump
 from kdsearch.plugins import Plugins
-from kdsearch.space import OPT_IN, CornerDraw, Draw, Knobs, global_knob
+from kdsearch.space import OPT_IN, CornerDraw, Draw, Knobs, RandomDraw, global_knob
 from kdsearch.trial import TrialSpec
 
 FAMILY, STRATEGY = "family", "strategy"  # the names of the two categoricals
+TRIES = 200  # random draws of a pair before it counts as one that never fits
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,17 @@ class Sized:
         return self._corner(name).choice(name, options)
 
 
+@dataclass
+class Paired(RandomDraw):
+    """Random, but for the pair."""
+
+    family: str
+    strategy: str
+
+    def choice(self, name: str, options: Sequence[Any]) -> Any:
+        return {FAMILY: self.family, STRATEGY: self.strategy}.get(name) or super().choice(name, options)
+
+
 class Candidates:
     """The candidates of one study.
 
@@ -133,7 +147,7 @@ class Candidates:
         teacher = self.teacher
         try:
             family: Family = family_class(**family_class.suggest(self.knobs.space(noted, family_name), teacher))
-            info, params = family.info(teacher), int(family.size(teacher))
+            info, params = _shown(family.info(teacher), teacher), int(family.size(teacher))
         except KdsearchError:
             raise
         except Exception as problem:  # a plugin's code can raise anything; the message has to name the plugin
@@ -144,8 +158,11 @@ class Candidates:
             raise
         except Exception as problem:  # as above
             raise PluginError(f"strategy {strategy_name}: its fields cannot be drawn: {type(problem).__name__}: {problem}") from problem
-        if not strategy_class.fits(teacher, info.provides) or any(need.signal not in info.provides for need in strategy.student_needs()):
-            return f"{strategy_name} does not fit this {family_name}: it needs signals that the student does not show"
+        lacking = sorted({str(need.signal) for need in strategy.student_needs()} - {str(signal) for signal in info.provides})
+        if lacking:
+            return f"{strategy_name} needs {', '.join(lacking)}, which this {family_name} does not show"
+        if not strategy_class.fits(teacher, info.provides):
+            return f"{strategy_name}.fits() says no to this {family_name}"
         training = {name: global_knob(self.knobs, noted, name) for name in self._training_knobs(strategy)}
         spec = TrialSpec(family_name, dump(family), strategy_name, dump(strategy), training, float(self.config.search.epochs), 0)
         address = spec.hash
@@ -160,36 +177,84 @@ class Candidates:
                 return f"{name} {costs[name]:,} > {limit:,}"
         return None
 
+    def fitting(self, family: str, strategy: str) -> Candidate | str:
+        """Any candidate of a pair, however rare; or the reason, in words, where TRIES draws found none."""
+        found = next(self._near(family, strategy, 0.5), None)
+        if found is not None:
+            return found
+        draw = Paired(np.random.default_rng(self.config.seed), family, strategy)
+        reason = ""
+        for _ in range(TRIES):
+            drawn = self.draw(draw)
+            if isinstance(drawn, Candidate):
+                return drawn
+            reason = drawn
+        return reason
+
+    def _near(self, family: str, strategy: str, share: float, preset: Mapping[str, Any] | None = None) -> Iterator[Candidate]:
+        """The pair at one place of the family's ranges; or where the two do not fit there, what one other option of the family gives that fits:
+        with other pieces than the teacher's a student shows no attention, but the same student with the teacher's own does."""
+        wanted = {**(preset or {})}
+        drawn = self.draw(Sized(family, strategy, share, wanted))
+        if isinstance(drawn, Candidate):
+            yield drawn
+            return
+        for name, knob in list(self.knobs.declared.items()):
+            if name.startswith(f"{family}.") and knob.kind == "choice":
+                for option in reversed(knob.options):
+                    drawn = self.draw(Sized(family, strategy, share, {**wanted, name: option}))
+                    if isinstance(drawn, Candidate):
+                        yield drawn
+
     def openings(self, count: int) -> list[Candidate]:
         """What to try first: small, middle and large students and the families' known shapes, each strategy once before any a second time.
 
-        Large is the largest within the limit on parameters. What breaks it all the same is left out.
+        A strategy that does not fit a shape has the nearest one that it fits. Large is the largest within the limit on parameters. What breaks
+        it all the same is left out.
         """
         shapes = [self._shapes(family) for family in self.families]
         longest = max(map(len, shapes))
         mixed = [each[place] for place in range(longest) for each in shapes if place < len(each)]  # families in turn
-        strategies = list(self.strategies)
         chosen: dict[str, Candidate] = {}
-        for turn in range(len(mixed)):
-            for place, strategy in enumerate(strategies):
+        waiting = [
+            self._in_turn(strategy, mixed[place % len(mixed) :] + mixed[: place % len(mixed)])
+            for place, strategy in enumerate(self.strategies)
+        ]
+        while waiting:
+            going = []
+            for candidates in waiting:
                 if len(chosen) == count:
                     return list(chosen.values())
-                family, share, preset = mixed[(turn + place) % len(mixed)]
-                candidate = self.draw(Sized(family, strategy, share, preset))
-                if isinstance(candidate, Candidate) and not self.over({"params": candidate.params}):
-                    chosen.setdefault(candidate.hash, candidate)
+                candidate = next((each for each in candidates if each.hash not in chosen), None)
+                if candidate is not None:
+                    chosen[candidate.hash] = candidate
+                    going.append(candidates)
+            waiting = going
         return list(chosen.values())
+
+    def _in_turn(self, strategy: str, shapes: Sequence[tuple[str, float, Mapping[str, Any]]]) -> Iterator[Candidate]:
+        """A strategy on these shapes, within the limit on parameters; where it fits none of them, whatever it does fit."""
+        none = True
+        for family, share, preset in shapes:
+            near = self._near(family, strategy, share, preset) if (family, strategy) in self.pairs else ()
+            candidate = next((each for each in near if self._small(each)), None)
+            if candidate is not None:
+                none = False
+                yield candidate
+        if none:
+            anywhere = (self.fitting(family, strategy) for family, name in self.pairs if name == strategy)
+            yield from (each for each in anywhere if isinstance(each, Candidate) and self._small(each))
+
+    def _small(self, candidate: Candidate) -> bool:
+        return not self.over({"params": candidate.params})
 
     def _shapes(self, family: str) -> list[tuple[str, float, Mapping[str, Any]]]:
         """(family, share, preset) of its corners, the known shapes between them."""
-        strategy = next((strategy for name, strategy in self.pairs if name == family), None)
-        if strategy is None:
+        strategies = [strategy for name, strategy in self.pairs if name == family]
+        if not strategies:
             return []
         largest = 1.0
-        while largest > 0.05:
-            candidate = self.draw(Sized(family, strategy, largest))
-            if isinstance(candidate, Candidate) and not self.over({"params": candidate.params}):
-                break
+        while largest > 0.05 and not any(self._small(each) for strategy in strategies for each in self._near(family, strategy, largest)):
             largest -= 0.1
         corners: list[tuple[str, float, Mapping[str, Any]]] = [(family, share, {}) for share in (0.0, largest / 2, max(0.0, largest))]
         known: list[tuple[str, float, Mapping[str, Any]]] = [
@@ -200,6 +265,13 @@ class Candidates:
         for place in range(max(len(corners), len(known))):
             mixed += known[place : place + 1] + corners[place : place + 1]
         return mixed
+
+
+def _shown(info: ModelInfo, teacher: ModelInfo) -> ModelInfo:
+    """Other pieces than the teacher's make other sequences: token by token there is nothing to compare, whatever the family says."""
+    if info.vocab == teacher.vocab:
+        return info
+    return replace(info, provides=info.provides & {Signal.LOGITS, Signal.POOLED})
 
 
 def _one_of(draw: Draw, name: str, options: tuple[str, ...]) -> str:

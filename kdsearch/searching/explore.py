@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,8 +12,8 @@ from kdsearch.config import StudyConfig
 from kdsearch.cost import Cost
 from kdsearch.errors import InputError
 from kdsearch.plugins import Plugins
-from kdsearch.searching.candidates import FAMILY, STRATEGY, Candidate, Candidates, Sized
-from kdsearch.space import Knob, RandomDraw
+from kdsearch.searching.candidates import FAMILY, STRATEGY, Candidate, Candidates, Paired, Sized
+from kdsearch.space import Knob
 
 
 @dataclass(frozen=True)
@@ -49,17 +48,6 @@ class Exploration:
     candidates: tuple[Candidate, ...]  # the random draws within the limits, for an estimate of time
 
 
-@dataclass
-class _Pair(RandomDraw):
-    """Random, but for the pair."""
-
-    family: str
-    strategy: str
-
-    def choice(self, name: str, options: Sequence[Any]) -> Any:
-        return {FAMILY: self.family, STRATEGY: self.strategy}.get(name) or super().choice(name, options)
-
-
 def explore(
     config: StudyConfig, plugins: Plugins, teacher: ModelInfo, draws: int = 400, price: Callable[[Family], Cost] | None = None
 ) -> Exploration:
@@ -70,15 +58,22 @@ def explore(
         price: exact costs of a student, asked only where the study limits bytes or FLOPs; without it, those limits are not looked at.
 
     Raises:
-        InputError: an override that no knob has or that does not fit its knob; no pair that fits; limits that no student keeps.
+        InputError: an override that no knob has or that does not fit its knob; no pair that fits, or none with a student that can be drawn;
+            limits that no student keeps.
         PluginError: a plugin's `suggest` gives what its class does not take.
     """
     space = Candidates(config, plugins, teacher)
     rng = np.random.default_rng(config.seed)
-    corners = _fitting(space.draw(Sized(*pair, share)) for pair in space.pairs for share in (0.0, 0.5, 1.0))
-    turns = max(draws, len(space.pairs))
-    drawn = _fitting(space.draw(_Pair(rng, *space.pairs[turn % len(space.pairs)])) for turn in range(turns))
+    tried = {pair: space.fitting(*pair) for pair in space.pairs}
+    some = {pair: found for pair, found in tried.items() if isinstance(found, Candidate)}
+    pairs = list(some)
+    corners = _fitting(space.draw(Sized(*pair, share)) for pair in pairs for share in (0.0, 0.5, 1.0))
+    drawn = _fitting(space.draw(Paired(rng, *pairs[turn % len(pairs)])) for turn in range(max(draws, len(pairs)) if pairs else 0))
+    met = {(each.spec.family, each.spec.strategy) for each in drawn}
+    drawn += [found for pair, found in some.items() if pair not in met]  # rare: a few random draws may miss it
     space.knobs.refuse_unknown()
+    if not some:
+        raise InputError(_nothing_fits(space, {pair: str(reason) for pair, reason in tried.items()}))
     if not {"bytes", "flops"} & config.search.limits.keys():
         price = None
     broken = [space.over(asdict(price(each.family)) if price else {"params": each.params}) for each in drawn + corners]
@@ -90,10 +85,12 @@ def explore(
     refused = [limit is not None for limit in broken[: len(drawn)]]
     return Exploration(
         knobs=tuple(
-            KnobLine(name, str(knob), _when(name, knob, drawn + corners, space)) for name, knob in sorted(space.knobs.declared.items())
+            KnobLine(name, str(knob), _when(name, knob, drawn + corners, space))
+            for name, knob in sorted(space.knobs.declared.items())
+            if knob.kind == "fixed" or any(name in each.knobs for each in drawn + corners)
         ),
         pairs=tuple(
-            PairLine(family, strategy, (family, strategy) in space.pairs, _why_not(family, strategy, space, drawn))
+            PairLine(family, strategy, (family, strategy) in some, _why_not(family, strategy, space, drawn, tried))
             for family in space.families
             for strategy in space.strategies
         ),
@@ -110,9 +107,20 @@ def _fitting(drawn: Iterable[Candidate | str]) -> list[Candidate]:
     return [each for each in drawn if isinstance(each, Candidate)]
 
 
-def _why_not(family: str, strategy: str, space: Candidates, drawn: Sequence[Candidate]) -> str:
-    if (family, strategy) in space.pairs:
-        return ""
+def _nothing_fits(space: Candidates, reasons: Mapping[tuple[str, str], str]) -> str:
+    """What to change where families and strategies fit by their classes, and yet no student that the knobs allow fits."""
+    narrowed = [name for name in space.config.space.knobs if any(name.startswith(f"{family}.") for family, _ in reasons)]
+    widen = f"widen {' or '.join(f'space.knobs.{name}' for name in narrowed)}, or " if narrowed else ""
+    first = "; ".join(list(dict.fromkeys(reasons.values()))[:3])
+    return f"space: no student that can be drawn fits its strategy ({first}): {widen}add a strategy such as hard, which fits every family"
+
+
+def _why_not(
+    family: str, strategy: str, space: Candidates, drawn: Sequence[Candidate], tried: Mapping[tuple[str, str], Candidate | str]
+) -> str:
+    if (family, strategy) in tried:
+        found = tried[family, strategy]
+        return "" if isinstance(found, Candidate) else found
     needed = {need.signal for each in drawn if each.spec.strategy == strategy for need in each.strategy.student_needs()}
     lacking = sorted(needed - space.families[family].provides)
     return f"{family} does not show {', '.join(lacking)}" if lacking else f"{strategy}.fits() says no to {family}"

@@ -21,13 +21,14 @@ GRACE = 30.0  # seconds after its timeout that a trial may take to notice; then 
 RETRIES = 1  # of a trial whose process dies without a word
 
 
-def _train(spec: str, assets: Assets, timeout: float, threads: int) -> TrialResult:
+def _train(spec: str, assets: Assets, timeout: float, threads: int, gpu: float) -> TrialResult:
     """What a worker runs."""
     torch.set_num_threads(threads)
     # Ends the process even where Python itself hangs.
     faulthandler.dump_traceback_later(timeout + GRACE, exit=True, file=sys.__stderr__ or sys.stderr)
     try:
-        return trial.run(TrialSpec.from_json(json.loads(spec)), assets, deadline=time.monotonic() + timeout)
+        device = None if gpu else torch.device("cpu")  # even where a worker sees a GPU: Ray counts those who asked alone
+        return trial.run(TrialSpec.from_json(json.loads(spec)), assets, deadline=time.monotonic() + timeout, device=device)
     finally:
         faulthandler.cancel_dump_traceback_later()
 
@@ -64,7 +65,9 @@ def train_all(
             raise InputError(f"search.resources: this machine has no {cpu} CPUs and {gpu:g} GPUs for a trial: ask for less")
         held = ray.put(assets)
         task = ray.remote(_train).options(num_cpus=cpu, num_gpus=gpu, max_retries=RETRIES)
-        waiting: dict[Any, int] = {task.remote(json.dumps(spec.to_json()), held, timeout, cpu): place for place, spec in enumerate(specs)}
+        waiting: dict[Any, int] = {
+            task.remote(json.dumps(spec.to_json()), held, timeout, cpu, gpu): place for place, spec in enumerate(specs)
+        }
         while waiting:
             ended, _ = ray.wait(list(waiting), timeout=0.5)
             check()

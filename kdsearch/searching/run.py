@@ -133,7 +133,7 @@ class StudyRun:
                 self.changed("rung", live.trial)
                 return False
             trial = self.ledger.state.trials[live.trial]
-            self.rungs.record(live.trial, getattr(trial, self.cost), share, score, trial.spec["family"])
+            self.rungs.record(live.trial, getattr(trial, self.cost), share, score, trial.spec["family"], trial.spec["strategy"])
             live.stopped = self.rungs.verdict(live.trial, share)
             if live.stopped:
                 self.ledger.stopped(live.trial, live.attempt, share, score, seconds={"total": result["trial_seconds"]})

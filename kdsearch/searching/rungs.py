@@ -1,7 +1,8 @@
 """Early stopping for a front: a student is given up only to smaller ones that already do better.
 
-The rule. At a rung, look at the students of its family and of equal or smaller size that were scored there, m of them. Stop this one when at least
-max(1, ceil(m / eta)) of them score at least its score + eps, eps being one standard error of its validation score.
+The rule. At a rung, look at the students of its group and of equal or smaller size that were scored there, m of them; a group is a family, or
+the trials of one staged strategy in it. Stop this one when at least max(1, ceil(m / eta)) of them score at least its score + eps, eps being one
+standard error of its validation score.
 
 Why these. Only a smaller or equal student can dominate, so a large one never stops a small one, whatever its lead, and the smallest
 is never stopped. ceil(m / eta) is the rung rule of successive halving among the students that matter. eps keeps the rule from acting on
@@ -10,6 +11,7 @@ student ends dominated and the front loses nothing.
 
 Why the same family. A bag of words has learnt most of what it ever will after a quarter of its budget, a transformer has hardly begun: a rung
 compares shares of a curve, and the curves of two families have different shapes. At the end, where all are done, the front compares everybody.
+For the same reason a staged strategy, which learns to answer last, is compared with itself alone.
 
 Why no fewer than eta competitors. With one or two, ceil(m / eta) = 1 asks for a rank among the best third of fewer than three: a single
 small student that learns fast would end every larger one that starts slowly, which is what large ones do. So the first students of a size
@@ -20,7 +22,7 @@ that learn slowly, eta = 3 saves 38 % of the budget and loses 0.05 % of the hype
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from kdsearch.record import State, StudyState
@@ -31,7 +33,7 @@ _ROUNDING = 1e-6  # a share is counted in examples: 0.2499999 is the rung at 0.2
 @dataclass(frozen=True)
 class _Scored:
     size: float
-    family: str
+    group: tuple[str, str]  # family and, where that is staged, strategy
     share: float  # the report's own, at or a little past the rung's
     score: float  # -inf where it was NaN
 
@@ -46,6 +48,7 @@ class Rungs:
         shares: the rungs, as shares of the planned examples, each above 0 and below 1. At the end, 1, nobody is stopped.
         eta: stop outside the best 1/eta; 3 by default. Larger keeps fewer.
         minimum: competitors below which nobody is stopped; eta by default.
+        staged: names of strategies whose trials are compared among themselves alone; see `Strategy.staged`.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Rungs:
         shares: Sequence[float] = (0.25, 0.5, 0.75),
         eta: int = 3,
         minimum: int | None = None,
+        staged: Collection[str] = (),
     ) -> None:
         if list(shares) != sorted(set(shares)) or not all(0.0 < share < 1.0 for share in shares):
             raise ValueError(f"shares must rise and lie between 0 and 1, not {list(shares)}")
@@ -63,9 +67,10 @@ class Rungs:
         self.eta = eta
         self.minimum = max(1, eta if minimum is None else minimum)
         self._margin = margin
+        self._staged = frozenset(staged)
         self._rungs: tuple[dict[int, _Scored], ...] = tuple({} for _ in self.shares)
 
-    def record(self, trial: int, size: float, share: float, score: float, family: str = "") -> None:
+    def record(self, trial: int, size: float, share: float, score: float, family: str = "", strategy: str = "") -> None:
         """A trial's score on the way.
 
         Its first report at or past a rung and before the next is that rung's; a restarted trial replaces its own.
@@ -75,13 +80,15 @@ class Rungs:
             share: of the planned examples seen, 0..1.
             score: the study's quality on validation, larger is better.
             family: students of other families are not compared with this one.
+            strategy: where it is staged, students of other strategies are not either.
         """
         rung = self._rung(share)
         if rung is None:
             return
         before = self._rungs[rung].get(trial)
         if before is None or share <= before.share + _ROUNDING:
-            self._rungs[rung][trial] = _Scored(size, family, share, -math.inf if math.isnan(score) else score)
+            group = (family, strategy if strategy in self._staged else "")
+            self._rungs[rung][trial] = _Scored(size, group, share, -math.inf if math.isnan(score) else score)
 
     def verdict(self, trial: int, share: float) -> bool:
         """Whether to stop the trial now, on its score recorded at this very share; never between rungs, before the first, at the end."""
@@ -93,7 +100,7 @@ class Rungs:
         if own is None or abs(own.share - share) > _ROUNDING:
             return False
         rivals = [
-            other.score for number, other in scored.items() if number != trial and other.family == own.family and other.size <= own.size
+            other.score for number, other in scored.items() if number != trial and other.group == own.group and other.size <= own.size
         ]
         if len(rivals) < self.minimum:
             return False
@@ -102,20 +109,20 @@ class Rungs:
         return ahead >= max(1, math.ceil(len(rivals) / self.eta))
 
     def forget(self, trial: int) -> None:
-        """A trial failed: it will never stand on the front, so what it scored on the way must not stop others."""
+        """A trial failed, and will never stand on the front, or was returned, and will be scored anew: what it scored must not stop others."""
         for scored in self._rungs:
             scored.pop(trial, None)
 
     def rebuild(self, state: StudyState, sizes: Mapping[int, float]) -> None:
-        """Take over the rung records of a study's ledger, on resume. Failed trials are left out.
+        """Take over the rung records of a study's ledger, on resume. Failed and returned trials are left out, as `forget` does it.
 
         Args:
             sizes: trial number -> its cost.
         """
         for number, trial in state.trials.items():
-            if trial.state is not State.FAILED:
+            if trial.state not in (State.FAILED, State.RETURNED):
                 for rung in trial.rungs:
-                    self.record(number, sizes[number], rung.share, rung.score, trial.spec.get("family", ""))
+                    self.record(number, sizes[number], rung.share, rung.score, trial.spec.get("family", ""), trial.spec.get("strategy", ""))
 
     def _rung(self, share: float) -> int | None:
         """The last rung at or before this share; None before the first and at the end."""

@@ -215,7 +215,7 @@ class Sampler:
         trial = self._study.ask()
         candidate = self.space.draw(OptunaDraw(trial))
         if isinstance(candidate, str):
-            self._study.tell(trial, state=TrialState.PRUNED)
+            self._study.tell(trial, state=TrialState.FAIL)  # it says nothing about its knobs; pruned, TPE would count it among the bad ones
             return "of pairs that do not fit"
         earlier = state.by_hash.get(candidate.hash)
         if earlier is not None or any(candidate.hash == other.hash for other in self._live.values()):

@@ -101,7 +101,7 @@ class _Tick(_Here, tune.Callback):  # type: ignore[misc]
         self.study.tick()
 
 
-def _train(config: dict[str, Any], *, assets: Assets, sink: Any, quality: str, timeout: float, threads: int) -> None:
+def _train(config: dict[str, Any], *, assets: Assets, sink: Any, quality: str, timeout: float, threads: int, gpu: float) -> None:
     """What a worker runs. A STOP ends it inside `tune.report`, with SystemExit, which must pass."""
     torch.set_num_threads(threads)
     key = (config["trial"], config["attempt"])
@@ -113,7 +113,8 @@ def _train(config: dict[str, Any], *, assets: Assets, sink: Any, quality: str, t
             tune.report({"share": rung.share, "score": rung.scores[quality], "trial_seconds": rung.seconds})
 
         spec = trial.TrialSpec.from_json(json.loads(config["spec"]))
-        result = trial.run(spec, assets, report, deadline=time.monotonic() + timeout)
+        device = None if gpu else torch.device("cpu")  # even where a worker sees a GPU: Ray counts those who asked alone
+        result = trial.run(spec, assets, report, deadline=time.monotonic() + timeout, device=device)
         # Before the final report: a trial that is stopped there would end without having handed over its student.
         ray.get(sink.put.remote(key, pickle.dumps(result)))
         tune.report({"share": 1.0, "trial_seconds": result.seconds["total"]})
@@ -139,7 +140,7 @@ def drive(study: StudyRun, assets: Assets, *, cpu: int, gpu: float, timeout: flo
     with tempfile.TemporaryDirectory(prefix="kdsearch-") as scratch:
         try:
             trainable = tune.with_resources(
-                tune.with_parameters(_train, assets=assets, sink=sink, quality=study.quality, timeout=timeout, threads=cpu),
+                tune.with_parameters(_train, assets=assets, sink=sink, quality=study.quality, timeout=timeout, threads=cpu, gpu=gpu),
                 {"cpu": cpu, "gpu": gpu},
             )
             tune.Tuner(

@@ -1,0 +1,95 @@
+"""What a regression's answers are counted in while a student trains, and how they come back into the labels' unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdsearch.api import Batch, Need, Signal
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What the answers of a regression are counted in while a student trains: standardised, so that one learning rate fits labels of any unit.
+
+    Attributes:
+        mean, sd: of the labels, in their own unit. 0 and 1, the default, leave everything as it is.
+    """
+
+    mean: float = 0.0
+    sd: float = 1.0
+
+    @classmethod
+    def of(cls, labels: np.ndarray) -> Unit:
+        """That of labels (N,) float, NaN left out; their spread is 1 where all are equal."""
+        known = labels[~np.isnan(labels)].astype(np.float64)
+        if not len(known):
+            return cls()
+        return cls(float(known.mean()), float(known.std()) if known.min() < known.max() else 1.0)
+
+    def standard(self, values: np.ndarray) -> np.ndarray:
+        """From the labels' unit: (values - mean) / sd, float32."""
+        return values if self == OWN else ((np.asarray(values, np.float64) - self.mean) / self.sd).astype(np.float32)
+
+    def own(self, values: np.ndarray) -> np.ndarray:
+        """Back into the labels' unit: values * sd + mean, float32."""
+        return values if self == OWN else (np.asarray(values, np.float64) * self.sd + self.mean).astype(np.float32)
+
+    def fold(self, output: nn.Linear | Rescalable) -> None:
+        """From now on it says in the labels' unit what it said standardised."""
+        _rescale(output, self.sd, self.mean)
+
+    def unfold(self, output: nn.Linear | Rescalable) -> None:
+        """From now on it says standardised what it said in the labels' unit."""
+        _rescale(output, 1 / self.sd, -self.mean / self.sd)
+
+
+OWN = Unit()  # the labels' own
+
+
+@runtime_checkable
+class Rescalable(Protocol):
+    """A module whose answer does not come from one linear map, and which can scale and shift it all the same."""
+
+    def rescale(self, scale: float, shift: float) -> None:
+        """From now on say scale * logits + shift, in place."""
+
+
+def _rescale(output: nn.Linear | Rescalable, scale: float, shift: float) -> None:
+    if not isinstance(output, nn.Linear):
+        output.rescale(scale, shift)
+        return
+    with torch.no_grad():
+        output.weight.mul_(scale)
+        output.bias.mul_(scale).add_(shift)
+
+
+def output_map(module: nn.Module, batch: Batch) -> nn.Linear | Rescalable | None:
+    """Where a student's logits come from: its last linear map with a bias that gives just them; else the module itself if it is Rescalable.
+
+    batch: any rows that the module can read; the map is found by what it says of them.
+    """
+    said: dict[nn.Linear, Tensor] = {}
+
+    def keep(linear: nn.Linear, _inputs: object, output: Tensor) -> None:
+        said[linear] = output
+
+    maps = [part for part in module.modules() if isinstance(part, nn.Linear) and part.bias is not None]
+    hooks = [part.register_forward_hook(keep) for part in maps]
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            logits = module(batch, (Need(Signal.LOGITS),)).logits
+    finally:
+        module.train(training)
+        for hook in hooks:
+            hook.remove()
+    found = [linear for linear in maps if linear in said and torch.equal(said[linear].float(), logits)]
+    if found:
+        return found[-1]
+    return module if isinstance(module, Rescalable) else None
