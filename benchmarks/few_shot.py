@@ -40,7 +40,7 @@ SHAPES = {
 RECIPES: dict[tuple[str, str], tuple[str, dict[str, Any], dict[str, float]]] = {
     ("linear", "labels alone"): ("hard", {}, {"lr": 3e-4}),
     ("linear", "teacher"): ("logit", world.SOFT, {"lr": 3e-4}),
-    ("linear", "teacher and text"): ("logit", world.HALF, {"lr": 1e-4, "unlabelled": 1.0}),
+    ("linear", "teacher and text"): ("logit", world.HALF | {"alpha": 1.0}, {"lr": 1e-4, "unlabelled": 1.0}),
     ("transformer", "labels alone"): ("hard", {}, {"lr": 5e-4}),
     ("transformer", "teacher"): ("logit", world.LOGIT, {"lr": 5e-4}),
     ("transformer", "teacher and text"): ("logit", world.LOGIT, {"lr": 5e-4, "unlabelled": 1.0}),
