@@ -336,10 +336,10 @@ def test_a_trial_that_hangs_is_ended_and_counted_as_failed(world: Path) -> None:
         "        alike =", "        import time\n\n        time.sleep(3600)\n        alike ="
     )
     (world / "hung.py").write_text(hung)
-    wanted = study(world, "hung", trials=3, trial_timeout=5) | {"plugins": [str(world / "hung.py")]}
+    wanted = study(world, "hung", trials=4, trial_timeout=5) | {"plugins": [str(world / "hung.py")]}
     wanted["space"]["strategies"] = ["logit", "hung"]
     done = kdsearch.search(out=world / "studies", **wanted)
     causes = [record["cause"] for record in events(done.folder) if record["event"] == "failed"]
     assert causes
     assert set(causes) == {"timeout"}
-    sound(done.folder, 3)
+    sound(done.folder, 4)
