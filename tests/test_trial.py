@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from safetensors.torch import load as load_tensors
 from kdsearch import plugins, student, train, trial
 from kdsearch.api import Need, Signal
 from kdsearch.assets import Assets, Part
+from kdsearch.searching import retrain
 from kdsearch.student import load_student
 from kdsearch.testing import tiny_info, tiny_teacher
 from kdsearch.trial import Report, TrialResult, TrialSpec, run
@@ -352,3 +355,14 @@ def test_a_regression_refuses_label_smoothing() -> None:
     assert result.status == "failed"
     assert result.message is not None
     assert "label_smoothing: a regression has no classes" in result.message
+
+
+@pytest.mark.parametrize(("gpu", "device"), [(0.0, torch.device("cpu")), (0.25, None)])
+def test_a_trial_that_asked_for_no_gpu_trains_on_cpus_whatever_its_worker_sees(
+    gpu: float, device: torch.device | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(retrain.trial, "run", lambda *_, **options: given.append(options["device"]))
+    spec = TrialSpec("mlp", {}, "hard", {}, {}, 1.0, 0)
+    retrain._train(json.dumps(spec.to_json()), None, 60.0, torch.get_num_threads(), gpu)  # type: ignore[arg-type]  # nothing reads the assets
+    assert given == [device]
