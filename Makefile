@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE := 1
 
 setup: .venv/ready
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/ready: pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	# torch first and by its exact version: a plain requirement would take the CUDA build, several gigabytes
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
