@@ -14,7 +14,7 @@ from typing import Any
 import world
 
 import kdsearch
-from kdsearch.io import read_log
+from kdsearch.io.files import read_log
 
 
 def searched(epochs: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import torch
 
 from kdsearch import config, prepare
 from kdsearch.config import StudyConfig
-from kdsearch.io import replace_file
+from kdsearch.io.files import replace_file
 from kdsearch.prepare import Prepared
 from kdsearch.trial import TrialSpec
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from kdsearch import io
 from kdsearch.api import ModelInfo, Need
 from kdsearch.data import Tokens
 from kdsearch.encoder import ANATOMY
+from kdsearch.io import files
 from kdsearch.train import as_tensor
 from kdsearch.vocabulary import Vocabulary
 
@@ -72,7 +72,7 @@ class Assets:
         vocabulary: the word table then holds its pieces alone, in its order.
         """
         pieces = None if vocabulary is None else vocabulary.pieces
-        key = (self.teacher_fingerprint, "" if pieces is None else io.digest(np.asarray(pieces, "<i8").tobytes()))
+        key = (self.teacher_fingerprint, "" if pieces is None else files.digest(np.asarray(pieces, "<i8").tobytes()))
         found = _teachers.get(key)
         if found is None:
             if any(fingerprint != self.teacher_fingerprint for fingerprint, _ in _teachers):

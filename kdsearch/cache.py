@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,18 +22,17 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from kdsearch import io
 from kdsearch.api import ModelInfo, Need, Signal
 from kdsearch.data import Tokens
 from kdsearch.encoder import Encoder
 from kdsearch.errors import EnvironmentProblem, PluginError
+from kdsearch.io import files
+from kdsearch.io.progress import Progress
 from kdsearch.train import Rows, default_device, fast_bfloat16, in_order, mixed
 
 FORMAT = 1  # part of every key: raise it when the numbers or their layout change
 DTYPE = np.dtype("<f4")
 TOKENS_PER_BATCH = 2048
-
-Progress = Callable[[str, int, int], None]  # what is being done, units done, units in all
 
 _LOGITS = Need(Signal.LOGITS)
 _PER_TOKEN = (Signal.HIDDEN, Signal.VALUES)
@@ -232,7 +231,7 @@ def stored_logits(teacher: Known, tokens: Tokens, max_length: int) -> np.ndarray
 
 def entry(teacher: Known, tokens: Tokens, max_length: int, *, fast: bool = False) -> Path:
     """The folder of a part: its name is a digest of the teacher's weights, the tokenizer, max_length, the tokens, dtype, precision and FORMAT."""
-    key = io.digest(
+    key = files.digest(
         f"signals {FORMAT} {DTYPE.str} {max_length}{' bfloat16' if fast else ''}",
         teacher.fingerprint,
         teacher.tokenizer_hash,
@@ -261,7 +260,7 @@ def writing() -> Iterator[None]:
     """Turn what an operating system says of the cache's folder or disk into one clear line."""
     root = cache_root()
     try:
-        with io.disk_problems(root):
+        with files.disk_problems(root):
             yield
     except EnvironmentProblem as problem:
         cause = problem.__cause__
@@ -306,7 +305,7 @@ def _read(folder: Path, need: Need, tokens: Tokens, info: ModelInfo, notes: list
 
 
 def _record(path: Path) -> dict[str, object]:
-    return {"bytes": path.stat().st_size, "blake2b": io.file_digest(path)}
+    return {"bytes": path.stat().st_size, "blake2b": files.file_digest(path)}
 
 
 def _fill(
@@ -343,7 +342,7 @@ def _fill(
             record = _record(path)
             final.with_suffix(".json").unlink(missing_ok=True)
             os.replace(path, final)
-            io.replace_json(final.with_suffix(".json"), record)
+            files.replace_json(final.with_suffix(".json"), record)
     finally:
         for path in beside.values():
             path.unlink(missing_ok=True)

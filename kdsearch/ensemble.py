@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerBase
 
 from kdsearch import losses, metrics, teacher
 from kdsearch.api import Need, Signal
-from kdsearch.cache import Progress
 from kdsearch.config import StudyConfig
 from kdsearch.data import Data, Table, Tokens, tokenise
 from kdsearch.errors import InputError
+from kdsearch.io.progress import Progress
 from kdsearch.teacher import Plan, Teacher
 
 POINT = 0.01  # of the study's quality: a mean that is worse than its best teacher by more is told

@@ -20,7 +20,7 @@ from types import CodeType, ModuleType
 
 from kdsearch.errors import KdsearchError, PluginError, did_you_mean
 from kdsearch.hookspecs import PROJECT
-from kdsearch.io import digest
+from kdsearch.io.files import digest
 from kdsearch.plugin_classes import HOOKS, check_name, kind_of
 
 BUILT_IN = "kdsearch_plugins"

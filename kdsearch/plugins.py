@@ -14,7 +14,7 @@ from typing import Any
 from kdsearch import plugin_sources
 from kdsearch.api import Family, Strategy
 from kdsearch.errors import PluginError, did_you_mean
-from kdsearch.io import canonical, digest
+from kdsearch.io.files import canonical, digest
 from kdsearch.plugin_classes import Plugin, construct, dump, kind_of
 from kdsearch.plugin_hooks import Loaded, register
 from kdsearch.plugin_sources import Imported, Source

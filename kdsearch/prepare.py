@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch import cache, cost, data, ensemble, io, metrics, plugins, teacher, vocabulary
+from kdsearch import cache, cost, data, ensemble, metrics, plugins, teacher, vocabulary
 from kdsearch.api import Family, ModelInfo, Need, Signal, TeacherRole
 from kdsearch.assets import Assets, Part, Several
 from kdsearch.augment import augment
-from kdsearch.cache import Progress, Signals
+from kdsearch.cache import Signals
 from kdsearch.config import StudyConfig
 from kdsearch.data import Data, Table, Tokens
 from kdsearch.encoder import Encoder
 from kdsearch.ensemble import Other
 from kdsearch.errors import InputError
+from kdsearch.io import files as io
+from kdsearch.io.progress import Progress
 from kdsearch.plugins import Plugins
 from kdsearch.private_teacher import split_state
 from kdsearch.searching.candidates import Candidate

@@ -6,7 +6,7 @@ from pathlib import Path
 from string import Template
 
 from kdsearch.errors import PluginError
-from kdsearch.io import replace_file
+from kdsearch.io.files import replace_file
 from kdsearch.plugin_classes import check_name
 from kdsearch.plugins import available
 

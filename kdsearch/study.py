@@ -16,10 +16,12 @@ import torch
 import yaml
 from rich.console import Console
 
-from kdsearch import config, front, io, metrics, prepare, statistics
+from kdsearch import config, front, metrics, prepare, statistics
 from kdsearch.choosing import Rule
 from kdsearch.config import StudyConfig
 from kdsearch.errors import InputError, Interrupted, StateError, VerdictNo
+from kdsearch.io import files
+from kdsearch.io.progress import teacher_progress
 from kdsearch.prepare import Known, Prepared
 from kdsearch.record import State
 from kdsearch.searching import cluster
@@ -29,7 +31,6 @@ from kdsearch.searching.rungs import Rungs
 from kdsearch.searching.sampler import Sampler
 from kdsearch.searching.view import View
 from kdsearch.student import Student, load_student
-from kdsearch.telling import teacher_progress
 from kdsearch.trial import RUNGS
 
 
@@ -115,22 +116,22 @@ def search(
     """
     wanted = as_config(study, sets, keys)
     shown = console or Console(stderr=True)
-    folder = io.ensure_folder(Path(out)) / wanted.name
+    folder = files.ensure_folder(Path(out)) / wanted.name
     if fresh and folder.exists():
         raise StateError(f"{folder}: exists already, and --fresh asks for a new study: choose another name or --out")
     _refuse_other_study(folder, wanted)
     with contextlib.ExitStack() as held:
         stop = held.enter_context(_signals())
         if folder.exists():
-            held.enter_context(io.owned(folder))
+            held.enter_context(files.owned(folder))
         known = prepare.inspect(wanted)
         for note in known.exploration.notes:
             shown.print(f"note: {note}", highlight=False, soft_wrap=True)
         with teacher_progress(shown) as progress:
             prepared = prepare.prepare(known, progress)
         if not folder.exists():  # only now: a study whose teacher was refused leaves no folder behind
-            io.ensure_folder(folder)
-            held.enter_context(io.owned(folder))
+            files.ensure_folder(folder)
+            held.enter_context(files.owned(folder))
         manifest = _keep(folder, wanted, prepared)
         _tell_teacher(shown, prepared)
         ledger = held.enter_context(Ledger(folder))
@@ -182,8 +183,8 @@ def _keep(folder: Path, wanted: StudyConfig, prepared: Prepared) -> dict[str, An
                 )
         manifest = before
     else:
-        io.replace_json(path, manifest)
-    io.replace_file(folder / "study.yaml", yaml.safe_dump(config.resolved(wanted), sort_keys=False, allow_unicode=True))
+        files.replace_json(path, manifest)
+    files.replace_file(folder / "study.yaml", yaml.safe_dump(config.resolved(wanted), sort_keys=False, allow_unicode=True))
     return manifest
 
 

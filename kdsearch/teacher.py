@@ -15,13 +15,14 @@ import torch
 from safetensors.torch import save
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from kdsearch import cache, checkpoint, encoder, gate, io
+from kdsearch import cache, checkpoint, encoder, gate
 from kdsearch.api import ModelInfo, Need, Signal
-from kdsearch.cache import Progress
 from kdsearch.checkpoint import Checkpoint
 from kdsearch.config import FineTune, StudyConfig, TeacherConfig
 from kdsearch.data import Data, Table, tokenise
 from kdsearch.errors import InputError
+from kdsearch.io import files as io
+from kdsearch.io.progress import Progress
 from kdsearch.train import NotFinite, Recipe, Rows, default_device, fast_bfloat16, fit, groups, mixed
 
 RECORD = "kdsearch-teacher.json"  # in a folder that we tuned: what it was tuned from and on

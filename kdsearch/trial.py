@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsearch import compact, io, metrics, student
+from kdsearch import compact, metrics, student
 from kdsearch.api import Family, Need, Signal, Strategy, TeacherRole
 from kdsearch.assets import Assets
 from kdsearch.errors import InputError
+from kdsearch.io import files as io
 from kdsearch.plugins import Plugins
 from kdsearch.teaching import Teaching
 from kdsearch.train import NotFinite, OutOfTime, Recipe, Rows, as_tensor, default_device, fit, groups, mixed, set_dropout

@@ -32,7 +32,7 @@ FLOORS = [
     {"plugin_sources", "plugin_classes", "plugin_hooks", "plugins", "scaffold", "cost", "assets", "private_teacher"},
     {"student", "teaching", "trial", "front", "choosing", "analysis", "evidence"},
     {"searching", "contract_checks", "strategy_contract", "family_contract", "tiny", "testing", "verify"},
-    {"prepare", "dryrun", "telling", "finalists", "confirm", "deploy", "report", "study"},
+    {"prepare", "dryrun", "finalists", "confirm", "deploy", "report", "study"},
     {"plugin_commands", "pick_command", "confirm_command", "report_command", "cli"},
 ]
 

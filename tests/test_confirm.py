@@ -23,9 +23,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import kdsearch
-from kdsearch import config, confirm, confirm_command, cost, data, evidence, finalists, front, io, metrics, prepare, trial
+from kdsearch import config, confirm, confirm_command, cost, data, evidence, finalists, front, metrics, prepare, trial
 from kdsearch.errors import Interrupted, StateError, VerdictNo
-from kdsearch.io import read_log
+from kdsearch.io import files
+from kdsearch.io.files import read_log
 from kdsearch.record import State, StudyState, TrialRecord, replay
 from kdsearch.searching.ledger import Ledger
 from kdsearch.searching.view import front_table
@@ -211,8 +212,8 @@ def searched(world: Path) -> Path:
     wanted = config.from_mapping(study(world, "first"))
     prepared = prepare.prepare(prepare.inspect(wanted))
     ships = prepare.prepare(prepare.inspect(confirm._with_control(wanted))).assets
-    folder = io.ensure_folder(world / "studies" / "first")
-    io.replace_json(folder / "manifest.json", prepared.manifest)
+    folder = files.ensure_folder(world / "studies" / "first")
+    files.replace_json(folder / "manifest.json", prepared.manifest)
     (folder / "study.yaml").write_text(yaml.safe_dump(config.resolved(wanted)))
     (folder / "predictions").mkdir()
     unique = {each.hash: each for each in prepared.known.exploration.candidates}
@@ -229,7 +230,7 @@ def searched(world: Path) -> Path:
             sizes = {"params": priced.params, "bytes": priced.bytes, "flops": priced.flops}
             attempt = ledger.started(number, spec.to_json(), spec.hash, {}, **sizes)
             np.save(folder / "predictions" / f"{number}.npy", result.logits)
-            io.write_folder(folder / "students" / str(number), result.files)
+            files.write_folder(folder / "students" / str(number), result.files)
             ledger.complete(number, attempt, result.scores, seconds=result.seconds, history=result.history, **sizes)
     front.write(folder)
     return folder
@@ -457,7 +458,7 @@ def test_a_folder_that_is_no_study_or_has_nothing_to_confirm(tmp_path: Path, fol
 
 
 def test_a_study_that_another_run_owns_is_left_alone(folder: Path) -> None:
-    with io.owned(folder), pytest.raises(StateError, match="owned by another run"):
+    with files.owned(folder), pytest.raises(StateError, match="owned by another run"):
         run(folder)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kdsearch.errors import StateError
-from kdsearch.io import canonical, read_log
+from kdsearch.io.files import canonical, read_log
 from kdsearch.record import State, replay
 from kdsearch.searching.ledger import Ledger, state
 

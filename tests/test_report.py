@@ -284,14 +284,14 @@ def test_the_same_study_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_latencies_that_pick_has_measured_are_shown(tmp_path: Path) -> None:
-    from kdsearch import io
+    from kdsearch.io import files
 
     reports.plain(tmp_path)
     (tmp_path / "students" / "1").mkdir(parents=True)
     weights = tmp_path / "students" / "1" / "model.safetensors"
     weights.write_bytes(b"weights")
     (tmp_path / "latency.json").write_text(
-        json.dumps({"machine": {}, "threads": 1, "students": {io.file_digest(weights): {"ms_p50": 0.417}}})
+        json.dumps({"machine": {}, "threads": 1, "students": {files.file_digest(weights): {"ms_p50": 0.417}}})
     )
     facts = Facts.read(tmp_path)
     assert facts.latencies == {1: 0.417}

@@ -20,7 +20,7 @@ import worlds
 import kdsearch
 from kdsearch import front
 from kdsearch.errors import StateError
-from kdsearch.io import read_log
+from kdsearch.io.files import read_log
 from kdsearch.verify import verify
 
 

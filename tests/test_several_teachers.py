@@ -33,7 +33,7 @@ from kdsearch.assets import Assets, Several
 from kdsearch.data import Table
 from kdsearch.deploy import card
 from kdsearch.errors import InputError, PluginError, StateError
-from kdsearch.io import read_log
+from kdsearch.io.files import read_log
 from kdsearch.report.facts import Facts
 from kdsearch.searching.run import StudyRun
 from kdsearch.teaching import Teaching

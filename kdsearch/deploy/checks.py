@@ -15,11 +15,11 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from kdsearch import metrics
-from kdsearch.cache import Progress
 from kdsearch.checkpoint import quiet
 from kdsearch.data import Table, Tokens, tokenise
 from kdsearch.deploy import graph
 from kdsearch.errors import KdsearchError
+from kdsearch.io.progress import Progress
 from kdsearch.student import Student, load_student
 from kdsearch.train import Rows, in_order
 from kdsearch.verify import Check

@@ -17,8 +17,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from kdsearch.api import Batch, Need, Signal
-from kdsearch.cache import Progress
 from kdsearch.data import Table
+from kdsearch.io.progress import Progress
 
 THREADS = 1
 TEXTS = 100  # of the validation rows, drawn with a fixed seed

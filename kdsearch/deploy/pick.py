@@ -14,8 +14,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from kdsearch import checkpoint, config, data, front, io, teacher
-from kdsearch.cache import Progress
+from kdsearch import checkpoint, config, data, front, teacher
 from kdsearch.checkpoint import quiet
 from kdsearch.choosing import Choice, Rule, choose, retention
 from kdsearch.config import StudyConfig
@@ -24,8 +23,9 @@ from kdsearch.deploy import card, checks, folder, graph, hub, latency
 from kdsearch.deploy.latency import Engine, TorchEngine
 from kdsearch.encoder import Encoder
 from kdsearch.errors import EnvironmentProblem, InputError, KdsearchError, StateError
+from kdsearch.io import files as io
+from kdsearch.io.progress import Progress, teacher_progress
 from kdsearch.student import WEIGHTS, Student, load_student
-from kdsearch.telling import teacher_progress
 from kdsearch.verify import Check
 
 LATENCIES = "latency.json"  # in the study's folder: measured once a machine

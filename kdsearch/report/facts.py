@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from kdsearch import front, io
+from kdsearch import front
 from kdsearch.errors import StateError
+from kdsearch.io import files
 from kdsearch.record import State, StudyState, TrialRecord
 from kdsearch.student import WEIGHTS
 
@@ -120,7 +121,7 @@ def _latencies(folder: Path, document: Mapping[str, Any]) -> dict[int, float]:
     found = {}
     for point in document["points"]:
         weights = folder / (point["confirmed"] or point)["student"] / WEIGHTS
-        measured = known.get(io.file_digest(weights)) if weights.is_file() else None
+        measured = known.get(files.file_digest(weights)) if weights.is_file() else None
         if measured is not None:
             found[point["trial"]] = float(measured["ms_p50"])
     return found

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from kdsearch import io
 from kdsearch.errors import EnvironmentProblem
+from kdsearch.io import files as io
 from kdsearch.report.facts import Facts
 
 PAGE, PICTURE, README = "report.html", "front.png", "README.md"

@@ -11,7 +11,7 @@ import numpy as np
 from kdsearch.api import Family, ModelInfo, Signal, Strategy, TeacherRole
 from kdsearch.config import StudyConfig
 from kdsearch.errors import InputError, KdsearchError, PluginError
-from kdsearch.io import digest
+from kdsearch.io.files import digest
 from kdsearch.plugin_classes import dump
 from kdsearch.plugins import Plugins
 from kdsearch.space import OPT_IN, CornerDraw, Draw, Knobs, RandomDraw, global_knob

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from kdsearch.errors import EnvironmentProblem
-from kdsearch.io import disk_problems
+from kdsearch.io.files import disk_problems
 from kdsearch.record import StudyState, TrialRecord
 from kdsearch.searching.candidates import Candidates
 from kdsearch.searching.sampler import distributions, objective_values, optuna_state, quiet

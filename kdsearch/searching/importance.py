@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState, create_trial
 
-from kdsearch.io import canonical
+from kdsearch.io.files import canonical
 from kdsearch.record import State, StudyState, TrialRecord
 from kdsearch.searching.sampler import objective_values, quiet
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from kdsearch.io import AppendLog, canonical, ensure_folder, read_log
+from kdsearch.io.files import AppendLog, canonical, ensure_folder, read_log
 from kdsearch.record import VERSION, State, StudyState, replay
 
 NAME = "ledger.jsonl"

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch import front, io
+from kdsearch import front
 from kdsearch.config import StudyConfig
 from kdsearch.errors import EnvironmentProblem, KdsearchError
+from kdsearch.io import files
 from kdsearch.record import State
 from kdsearch.searching import dashboard
 from kdsearch.searching.ledger import Ledger
@@ -169,9 +170,9 @@ class StudyRun:
             return
         assert outcome.logits is not None
         assert score is not None
-        predictions = io.ensure_folder(self.folder / "predictions")
-        io.replace_file(predictions / f"{live.trial}.npy", _npy(outcome.logits))
-        io.write_folder(self.folder / "students" / str(live.trial), outcome.files)
+        predictions = files.ensure_folder(self.folder / "predictions")
+        files.replace_file(predictions / f"{live.trial}.npy", _npy(outcome.logits))
+        files.write_folder(self.folder / "students" / str(live.trial), outcome.files)
         facts = {key: value for key, value in outcome.record().items() if key not in ("scores", "params", "seconds")}
         self.ledger.complete(live.trial, live.attempt, outcome.scores, trial.params, trial.bytes, trial.flops, outcome.seconds, **facts)
         self.sampler.tell_complete(live.proposal, score, float(getattr(trial, self.cost)))
@@ -216,7 +217,7 @@ class StudyRun:
         dashboard.export(self.ledger.state, self.sampler.space, self.folder / "study.db")
 
     def write_front(self) -> None:
-        io.replace_json(self.folder / "front.json", front.document(self.ledger.state, self.manifest))
+        files.replace_json(self.folder / "front.json", front.document(self.ledger.state, self.manifest))
 
     def tick(self) -> None:
         """Now and then, whether anything happened or not."""

@@ -18,7 +18,7 @@ from kdsearch.api import Family, ModelInfo
 from kdsearch.config import StudyConfig
 from kdsearch.cost import Cost
 from kdsearch.errors import StateError
-from kdsearch.io import canonical
+from kdsearch.io.files import canonical
 from kdsearch.plugins import Plugins
 from kdsearch.record import State, TrialRecord
 from kdsearch.searching.candidates import Candidate, Candidates

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from rich import progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from kdsearch.cache import Progress as Told
+Progress = Callable[[str, int, int], None]  # what is being done, units done, units in all
 
 PLAIN_SECONDS = 15.0  # between lines where there is no terminal to draw in
 
 
 @contextlib.contextmanager
-def teacher_progress(console: Console) -> Iterator[Told]:
+def teacher_progress(console: Console) -> Iterator[Progress]:
     """A callback (what, done, in all) that draws a bar for each step, or writes a line now and then."""
     if not console.is_terminal:
         last: dict[str, float] = {}
@@ -28,9 +28,15 @@ def teacher_progress(console: Console) -> Iterator[Told]:
 
         yield plain
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, progress.TaskID] = {}
 
         def draw(what: str, done: int, total: int) -> None:
             if what not in tasks:
