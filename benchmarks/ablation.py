@@ -30,7 +30,7 @@ import world
 from runs import Bench
 
 from kdsearch import plugins
-from kdsearch.config import StudyConfig
+from kdsearch.config.schema import StudyConfig
 from kdsearch.space import CornerDraw, Knobs
 from kdsearch.trial import TrialSpec
 

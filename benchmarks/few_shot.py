@@ -24,7 +24,7 @@ from runs import Bench
 
 from kdsearch import data, prepare, teacher
 from kdsearch.checkpoint import quiet
-from kdsearch.config import StudyConfig
+from kdsearch.config.schema import StudyConfig
 from kdsearch.io.files import write_folder
 from kdsearch.train import Recipe, steps_per_epoch
 from kdsearch.trial import TrialSpec

@@ -16,7 +16,7 @@ import torch
 
 from kdsearch import cache, data, prepare, student, trial
 from kdsearch.api import Need, Signal
-from kdsearch.config import StudyConfig
+from kdsearch.config.schema import StudyConfig
 from kdsearch.trial import TrialResult, TrialSpec
 
 Job = TypeVar("Job")

@@ -24,7 +24,7 @@ import numpy as np
 import world
 
 from kdsearch import prepare
-from kdsearch.config import StudyConfig
+from kdsearch.config.schema import StudyConfig
 from kdsearch.prepare import Prepared
 
 PACKAGE, VERSION = "vaderSentiment", "3.3.2"

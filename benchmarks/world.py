@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 
-from kdsearch import config, prepare
-from kdsearch.config import StudyConfig
+from kdsearch import prepare
+from kdsearch.config import study_file
+from kdsearch.config.schema import StudyConfig
 from kdsearch.io.files import replace_file
 from kdsearch.prepare import Prepared
 from kdsearch.trial import TrialSpec
@@ -49,7 +50,7 @@ def linear(pieces: int, bigrams: int) -> dict[str, Any]:
 
 def quickstart(*sets: str) -> StudyConfig:
     """The quickstart's study without its unlabelled text; sets: changes, as `--set` takes them."""
-    return config.load(ROOT.parent / "studies" / "quickstart.yaml", ["data.unlabelled=null", "data.max_unlabelled=null", *sets])
+    return study_file.load(ROOT.parent / "studies" / "quickstart.yaml", ["data.unlabelled=null", "data.max_unlabelled=null", *sets])
 
 
 @cache

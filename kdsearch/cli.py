@@ -59,11 +59,11 @@ def search(
     fresh: Annotated[bool, typer.Option("--fresh", help="Refuse a folder that exists.")] = False,
 ) -> None:
     """Search for students; go on with the study when its folder exists."""
-    from kdsearch import config
+    from kdsearch.config import study_file
 
     changes = list(sets or [])
     changes += [f"search.trials={trials}"] * (trials is not None) + [f"search.minutes={minutes}"] * (minutes is not None)
-    wanted = config.load(study, changes)
+    wanted = study_file.load(study, changes)
     if dry_run:
         from kdsearch.dryrun import show
 
@@ -144,9 +144,9 @@ def verify(
 @app.command()
 def teacher(study: StudyFile, sets: Sets = None) -> None:
     """Fine-tune or load the study's teacher, let it pass the gate, and fill the cache."""
-    from kdsearch import config
+    from kdsearch.config import study_file
 
-    wanted = config.load(study, sets or [])
+    wanted = study_file.load(study, sets or [])
     from kdsearch import prepare
     from kdsearch.io.progress import teacher_progress
 

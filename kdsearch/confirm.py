@@ -23,9 +23,10 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from kdsearch import analysis, config, data, evidence, finalists, front, metrics, prepare, statistics
+from kdsearch import analysis, data, evidence, finalists, front, metrics, prepare, statistics
 from kdsearch.api import Need, Signal
-from kdsearch.config import StudyConfig
+from kdsearch.config import study_file
+from kdsearch.config.schema import StudyConfig
 from kdsearch.data import Table
 from kdsearch.errors import Interrupted, StateError, VerdictNo
 from kdsearch.evidence import Seeds
@@ -80,7 +81,7 @@ def _study(folder: Path) -> StudyConfig:
     path = folder / "study.yaml"
     if not path.is_file():
         raise StateError(f"{folder}: not a study's folder: it has no study.yaml")
-    return config.from_mapping(yaml.safe_load(path.read_text()), str(path))
+    return study_file.from_mapping(yaml.safe_load(path.read_text()), str(path))
 
 
 def _with_control(study: StudyConfig) -> StudyConfig:

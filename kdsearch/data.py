@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdsearch import cells, sources
+from kdsearch.config.schema import PACKAGED
 from kdsearch.errors import InputError
 from kdsearch.io.files import digest
 from kdsearch.sources import Source
@@ -23,7 +24,7 @@ from kdsearch.sources import Source
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from kdsearch.config import StudyConfig
+    from kdsearch.config.schema import StudyConfig
 
 UNLABELLED = -100  # a class label that is not known; a regression has NaN
 _TOKENISED_AT_ONCE = 1000  # rows
@@ -207,7 +208,7 @@ def _unlabelled(config: StudyConfig, wanted: Sequence[str]) -> Source | None:
     data = config.data
     if data.unlabelled is None:
         return None
-    if data.unlabelled not in sources.PACKAGED:
+    if data.unlabelled not in PACKAGED:
         return sources.read_file(Path(data.unlabelled), "data.unlabelled", wanted)
     if data.text_pair is not None:
         raise InputError(f"data.unlabelled: {data.unlabelled} has single texts, and data.text_pair asks for pairs: give a file of pairs")

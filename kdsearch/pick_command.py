@@ -41,7 +41,7 @@ def pick(
 ) -> None:
     """Choose one student, export it, and prove the export. Without a rule: the best score on validation. Exit 1: nothing fits, or a FAIL."""
     from kdsearch.choosing import Rule
-    from kdsearch.config import parse_size
+    from kdsearch.config.schema import parse_size
 
     rule = Rule(
         trial=trial,

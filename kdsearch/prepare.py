@@ -16,7 +16,7 @@ from kdsearch.api import Family, ModelInfo, Need, Signal, TeacherRole
 from kdsearch.assets import Assets, Part, Several
 from kdsearch.augment import augment
 from kdsearch.cache import Signals
-from kdsearch.config import StudyConfig
+from kdsearch.config.schema import StudyConfig
 from kdsearch.data import Data, Table, Tokens
 from kdsearch.encoder import Encoder
 from kdsearch.ensemble import Other

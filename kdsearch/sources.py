@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _RECORD = "the first record"
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|<br\s*/?>")
-PACKAGED = ("imdb",)  # unlabelled text that comes in the extra kdsearch[quickstart]
 _ROLE_NAMES = {"validation": ("validation", "dev", "valid", "val"), "test": ("test",)}
 
 

@@ -16,9 +16,10 @@ import torch
 import yaml
 from rich.console import Console
 
-from kdsearch import config, front, metrics, prepare, statistics
+from kdsearch import front, metrics, prepare, statistics
 from kdsearch.choosing import Rule
-from kdsearch.config import StudyConfig
+from kdsearch.config import study_file
+from kdsearch.config.schema import StudyConfig
 from kdsearch.errors import InputError, Interrupted, StateError, VerdictNo
 from kdsearch.io import files
 from kdsearch.io.progress import teacher_progress
@@ -146,8 +147,8 @@ def as_config(study: str | Path | StudyConfig | None, sets: Sequence[str], keys:
     if isinstance(study, StudyConfig):
         return study
     if study is None:
-        return config.from_mapping(keys)
-    return config.load(Path(study), sets)
+        return study_file.from_mapping(keys)
+    return study_file.load(Path(study), sets)
 
 
 def _refuse_other_study(folder: Path, wanted: StudyConfig) -> None:
@@ -156,8 +157,8 @@ def _refuse_other_study(folder: Path, wanted: StudyConfig) -> None:
     if not kept.exists():
         return
     # Read as a study is read: keys that came later then have the defaults that it was made with.
-    before = config.resolved(config.from_mapping(yaml.safe_load(kept.read_text()), str(kept)))
-    changed = config.differences(before, config.resolved(wanted))
+    before = study_file.resolved(study_file.from_mapping(yaml.safe_load(kept.read_text()), str(kept)))
+    changed = study_file.differences(before, study_file.resolved(wanted))
     if changed:
         listed = "\n".join(changed[:7])
         raise StateError(
@@ -184,7 +185,7 @@ def _keep(folder: Path, wanted: StudyConfig, prepared: Prepared) -> dict[str, An
         manifest = before
     else:
         files.replace_json(path, manifest)
-    files.replace_file(folder / "study.yaml", yaml.safe_dump(config.resolved(wanted), sort_keys=False, allow_unicode=True))
+    files.replace_file(folder / "study.yaml", yaml.safe_dump(study_file.resolved(wanted), sort_keys=False, allow_unicode=True))
     return manifest
 
 

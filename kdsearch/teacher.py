@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from kdsearch import cache, checkpoint, encoder, gate
 from kdsearch.api import ModelInfo, Need, Signal
 from kdsearch.checkpoint import Checkpoint
-from kdsearch.config import FineTune, StudyConfig, TeacherConfig
+from kdsearch.config.schema import FineTune, StudyConfig, TeacherConfig
 from kdsearch.data import Data, Table, tokenise
 from kdsearch.errors import InputError
 from kdsearch.io import files as io

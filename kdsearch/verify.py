@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from kdsearch import config, data, front, metrics
+from kdsearch import data, front, metrics
+from kdsearch.config import schema, study_file
 from kdsearch.errors import KdsearchError
 from kdsearch.student import WEIGHTS, load_student
 
@@ -43,7 +44,7 @@ def verify(folder: Path) -> Iterator[Check]:
     points = document["points"]
     if not points:
         return
-    study = config.from_mapping(_study(folder), str(folder / "study.yaml"))
+    study = study_file.from_mapping(_study(folder), str(folder / "study.yaml"))
     rows = data.load(study).validation
     for point in points:
         yield _student(folder, point, rows, study)
@@ -54,7 +55,7 @@ def _study(folder: Path) -> dict[str, Any]:
     return loaded
 
 
-def _student(folder: Path, point: dict[str, Any], rows: data.Table, study: config.StudyConfig) -> Check:
+def _student(folder: Path, point: dict[str, Any], rows: data.Table, study: schema.StudyConfig) -> Check:
     what, path = f"student {point['trial']}", folder / point["student"]
     try:
         student = load_student(path, study.plugins)

@@ -15,8 +15,9 @@ import yaml
 from safetensors.torch import save_file
 from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
-from kdsearch import config, cost, data, metrics, plugins
+from kdsearch import cost, data, metrics, plugins
 from kdsearch.api import Family
+from kdsearch.config import schema, study_file
 from kdsearch.searching.ledger import Ledger
 from kdsearch.student import info_to_json, load_student
 from kdsearch.testing import tiny_info, tiny_teacher
@@ -49,7 +50,7 @@ def make(folder: Path, task: str = "classification", *, pairs: bool = False, fam
         table.iloc[start : start + count].to_csv(folder / f"{role}.csv", index=False)
         start += count
 
-    study = config.from_mapping(
+    study = study_file.from_mapping(
         {
             "name": "toy",
             "task": task,
@@ -64,7 +65,7 @@ def make(folder: Path, task: str = "classification", *, pairs: bool = False, fam
     )
     target = folder / "studies" / "toy"
     (target / "students").mkdir(parents=True)
-    (target / "study.yaml").write_text(yaml.safe_dump(config.resolved(study)))
+    (target / "study.yaml").write_text(yaml.safe_dump(study_file.resolved(study)))
     _manifest(target, study, teacher)
     found = data.load(study)
     with Ledger(target) as ledger:
@@ -91,7 +92,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=found.backend_tokenizer, model_input_names=names, **kept)
 
 
-def _manifest(target: Path, study: config.StudyConfig, teacher: BertForSequenceClassification) -> None:
+def _manifest(target: Path, study: schema.StudyConfig, teacher: BertForSequenceClassification) -> None:
     found = data.load(study)
     quality = study.search.objectives[0]
     content = {
@@ -176,5 +177,5 @@ def _family(name: str, teacher: BertForSequenceClassification) -> Family:
 
 def labels_of(study: Path, trial: int = 0) -> tuple[list[str], list[str] | None, Any]:
     """(texts, second texts, the student's own answers) of the validation rows."""
-    found = data.load(config.from_mapping(yaml.safe_load((study / "study.yaml").read_text()))).validation
+    found = data.load(study_file.from_mapping(yaml.safe_load((study / "study.yaml").read_text()))).validation
     return found.texts, found.pairs, np.array(load_student(study / "students" / str(trial))(found.texts, found.pairs))

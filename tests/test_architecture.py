@@ -12,8 +12,8 @@ PACKAGE = ROOT / "kdsearch"
 
 # from the foundation upwards; a module imports its own floor and those below
 FLOORS = [
-    {"errors", "io", "api", "yamlfile", "space", "metrics", "statistics"},
-    {"schema", "sources", "cells", "config", "data", "record", "losses", "hookspecs"},
+    {"errors", "io", "api", "space", "metrics", "statistics"},
+    {"sources", "cells", "config", "data", "record", "losses", "hookspecs"},
     {
         "train",
         "encoder",

@@ -10,8 +10,9 @@ import pytest
 import torch
 import worlds
 
-from kdsearch import config, data, prepare
+from kdsearch import data, prepare
 from kdsearch.augment import augment
+from kdsearch.config import study_file
 from kdsearch.data import Table, row_keys
 
 LINES, LABELS = worlds.texts(50)
@@ -43,7 +44,7 @@ def test_no_variant_is_a_judged_text_or_a_training_text_in_other_letters_or_spac
 def test_a_study_holds_its_variants_against_its_validation_and_test_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = worlds.save_world(tmp_path, ["bad", "fair", "good"])
     monkeypatch.setenv("KDSEARCH_CACHE", str(tmp_path / "cache"))
-    study = config.from_mapping(
+    study = study_file.from_mapping(
         {
             "name": "augmented",
             "data": {"files": {"train": str(world / "texts.csv")}, "augment": 1, "max_length": 16},

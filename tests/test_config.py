@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kdsearch import config
+from kdsearch.config import schema, study_file
 from kdsearch.errors import InputError
 
 BASE = """\
@@ -19,10 +19,10 @@ teacher:
 """
 
 
-def read(folder: Path, text: str, *sets: str) -> config.StudyConfig:
+def read(folder: Path, text: str, *sets: str) -> schema.StudyConfig:
     path = folder / "study.yaml"
     path.write_text(text)
-    return config.load(path, sets)
+    return study_file.load(path, sets)
 
 
 def complaint(folder: Path, text: str, *sets: str) -> list[str]:
@@ -32,7 +32,7 @@ def complaint(folder: Path, text: str, *sets: str) -> list[str]:
 
 
 def test_defaults_are_those_of_the_study_file_s_documentation(tmp_path: Path) -> None:
-    assert config.resolved(read(tmp_path, BASE)) == {
+    assert study_file.resolved(read(tmp_path, BASE)) == {
         "name": "q",
         "seed": 0,
         "task": "classification",
@@ -107,14 +107,14 @@ def test_every_key_is_read_and_the_resolved_study_reads_as_the_same_one(tmp_path
     assert study.search.limits == {"params": 10_000_000, "bytes": 4_000_000, "flops": 500_000}
     assert study.search.trial_timeout == 90.0
     assert study.cache.max_bytes == 1_500_000_000
-    assert study.teacher.finetune == config.FineTune(epochs=2, lr=5e-5)
+    assert study.teacher.finetune == schema.FineTune(epochs=2, lr=5e-5)
     assert study.space.knobs == {
         "transformer.layers": {"min": 1, "max": 4},
         "lr": {"min": 5e-5, "max": 1e-3},
         "logit.form": {"choices": ["kl", "soft_ce"]},
         "temperature": 4,
     }
-    assert config.from_mapping(config.resolved(study)) == study
+    assert study_file.from_mapping(study_file.resolved(study)) == study
 
 
 def test_a_study_cannot_be_changed(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_set_changes_the_study_and_reads_its_value_as_yaml(tmp_path: Path) -> No
         "search.objectives=[macro_f1, bytes]",
     )
     assert study.search.trials == 7
-    assert study.teacher.finetune == config.FineTune(lr=5e-5)
+    assert study.teacher.finetune == schema.FineTune(lr=5e-5)
     assert study.space.knobs == {"transformer.layers": {"min": 1, "max": 2}, "transformer.heads": {"max": 4}, "temperature": {"min": 2}}
     assert study.search.limits == {"params": 2_000_000}
     assert (study.data.preset, study.data.hub) == (None, "a/b")
@@ -339,17 +339,17 @@ def test_an_alias_that_holds_itself_ends_in_a_message(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "quickstart.yaml").write_text(BASE)
     with pytest.raises(InputError, match=r"quickstat.yaml: no such study file. Did you mean 'quickstart.yaml'\?"):
-        config.load(tmp_path / "quickstat.yaml")
+        study_file.load(tmp_path / "quickstat.yaml")
     with pytest.raises(InputError, match="no such study file"):
-        config.load(tmp_path / "no" / "x.yaml")
+        study_file.load(tmp_path / "no" / "x.yaml")
     with pytest.raises(InputError, match="a folder, not a study file"):
-        config.load(tmp_path)
+        study_file.load(tmp_path)
     (tmp_path / "binary.yaml").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
     with pytest.raises(InputError, match=r"binary\.yaml: not a text file"):
-        config.load(tmp_path / "binary.yaml")
+        study_file.load(tmp_path / "binary.yaml")
     (tmp_path / "zero.yaml").write_bytes(b"name: \0")
     with pytest.raises(InputError, match=r"zero\.yaml: not valid YAML"):
-        config.load(tmp_path / "zero.yaml")
+        study_file.load(tmp_path / "zero.yaml")
 
 
 def test_relative_paths_are_looked_up_beside_the_study_then_in_the_working_directory(
@@ -366,7 +366,7 @@ def test_relative_paths_are_looked_up_beside_the_study_then_in_the_working_direc
         "teacher: {model: local_model}\nplugins: [mine.py, package.mine]\n"
     )
     study = read(there, text)
-    assert study.data.files == config.FilesConfig(train=str(there / "a.csv"), test=str(here / "b.csv"))
+    assert study.data.files == schema.FilesConfig(train=str(there / "a.csv"), test=str(here / "b.csv"))
     assert study.data.unlabelled == "/abs/c.csv"
     assert study.teacher.model == str(there / "local_model")
     assert study.plugins == (str(there / "mine.py"), "package.mine")
@@ -382,42 +382,42 @@ def test_from_mapping_takes_python_values_and_leaves_them_as_they_were() -> None
         "space": {"strategies": ("hard",)},
         "search": None,
     }
-    study = config.from_mapping(given)
-    assert study.data.files == config.FilesConfig(train="/x/a.csv")
+    study = study_file.from_mapping(given)
+    assert study.data.files == schema.FilesConfig(train="/x/a.csv")
     assert study.space.strategies == ("hard",)
     assert given["search"] is None
     with pytest.raises(InputError, match=r"^search\(\): serach: unknown key. Did you mean 'search'\?$"):
-        config.from_mapping({**given, "serach": 1}, where="search()")
+        study_file.from_mapping({**given, "serach": 1}, where="search()")
 
 
 @pytest.mark.parametrize(
     ("text", "size"), [("2M", 2_000_000), ("500k", 500_000), ("4MB", 4_000_000), ("2GB", 2_000_000_000), ("1.5k", 1500), ("7", 7), (7, 7)]
 )
 def test_sizes_are_decimal(text: str | int, size: int) -> None:
-    assert config.parse_size(text) == size
+    assert schema.parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "M", "2X", "2MiB", "-1", "1.2345k", True, 1.5])
 def test_what_is_not_a_size_is_refused(text: Any) -> None:
     with pytest.raises(InputError, match="is not a size"):
-        config.parse_size(text)
+        schema.parse_size(text)
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("30m", 1800.0), ("90s", 90.0), ("2h", 7200.0), ("1.5h", 5400.0), (45, 45.0), ("1d", 86400.0)]
 )
 def test_durations_are_seconds(text: str | int, seconds: float) -> None:
-    assert config.parse_duration(text) == seconds
+    assert schema.parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "soon", "0", 0, -1, "5 weeks", True, float("inf")])
 def test_what_is_not_a_duration_is_refused(text: Any) -> None:
     with pytest.raises(InputError, match="is not a duration"):
-        config.parse_duration(text)
+        schema.parse_duration(text)
 
 
 def test_only_budgets_may_differ_on_resume(tmp_path: Path) -> None:
-    old = config.resolved(read(tmp_path, BASE))
+    old = study_file.resolved(read(tmp_path, BASE))
     allowed = [
         "search.trials=9",
         "search.minutes=3",
@@ -426,9 +426,9 @@ def test_only_budgets_may_differ_on_resume(tmp_path: Path) -> None:
         "confirm.seeds=9",
         "confirm.top=1",
     ]
-    assert config.differences(old, config.resolved(read(tmp_path, BASE, *allowed))) == []
-    new = config.resolved(read(tmp_path, BASE, "seed=1", "space.knobs.temperature.min=2", "space.strategies=[hard]", "search.epochs=2"))
-    assert config.differences(old, new) == [
+    assert study_file.differences(old, study_file.resolved(read(tmp_path, BASE, *allowed))) == []
+    new = study_file.resolved(read(tmp_path, BASE, "seed=1", "space.knobs.temperature.min=2", "space.strategies=[hard]", "search.epochs=2"))
+    assert study_file.differences(old, new) == [
         "search.epochs: 3 -> 2",
         "seed: 0 -> 1",
         "space.knobs.temperature.min: (not there) -> 2",

@@ -23,7 +23,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import kdsearch
-from kdsearch import config, confirm, confirm_command, cost, data, evidence, finalists, front, metrics, prepare, trial
+from kdsearch import confirm, confirm_command, cost, data, evidence, finalists, front, metrics, prepare, trial
+from kdsearch.config import study_file
 from kdsearch.errors import Interrupted, StateError, VerdictNo
 from kdsearch.io import files
 from kdsearch.io.files import read_log
@@ -209,12 +210,12 @@ def study(world: Path, name: str, **more: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def searched(world: Path) -> Path:
     """A study's folder as a search leaves it, of three students, without Ray."""
-    wanted = config.from_mapping(study(world, "first"))
+    wanted = study_file.from_mapping(study(world, "first"))
     prepared = prepare.prepare(prepare.inspect(wanted))
     ships = prepare.prepare(prepare.inspect(confirm._with_control(wanted))).assets
     folder = files.ensure_folder(world / "studies" / "first")
     files.replace_json(folder / "manifest.json", prepared.manifest)
-    (folder / "study.yaml").write_text(yaml.safe_dump(config.resolved(wanted)))
+    (folder / "study.yaml").write_text(yaml.safe_dump(study_file.resolved(wanted)))
     (folder / "predictions").mkdir()
     unique = {each.hash: each for each in prepared.known.exploration.candidates}
     small, *_, large = sorted(unique.values(), key=lambda each: each.params)
@@ -292,7 +293,7 @@ def test_a_confirmation_end_to_end(folder: Path, in_process: list[TrialSpec]) ->
     assert document["confirmation"]["test_used"] == 1
     assert "test rows opened (105): used 1 time in this study" in told
 
-    table = data.open_test(config.from_mapping(yaml.safe_load((folder / "study.yaml").read_text())))
+    table = data.open_test(study_file.from_mapping(yaml.safe_load((folder / "study.yaml").read_text())))
     majority = np.bincount(table.labels).max() / len(table)
     assert document["confirmation"]["majority"]["accuracy"] <= majority
     teacher = document["teacher"]["test"]

@@ -16,15 +16,16 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from kdsearch import config, data
+from kdsearch import data
+from kdsearch.config import schema, study_file
 from kdsearch.errors import EnvironmentProblem, InputError
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
-def study(**keys: Any) -> config.StudyConfig:
+def study(**keys: Any) -> schema.StudyConfig:
     task = keys.pop("task", "classification")
-    return config.from_mapping({"name": "t", "task": task, "data": keys, "teacher": {"model": "a/b"}})
+    return study_file.from_mapping({"name": "t", "task": task, "data": keys, "teacher": {"model": "a/b"}})
 
 
 def rows(count: int, classes: tuple[Any, ...] = ("bad", "good"), prefix: str = "text") -> pd.DataFrame:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kdsearch import config
+from kdsearch.config import schema, study_file
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
@@ -37,7 +37,7 @@ def test_study_files_in_the_pages_are_studies(path: Path, tmp_path: Path) -> Non
         if "name" in values:
             study = tmp_path / "study.yaml"
             study.write_text(block.replace("PATH_OR_HUB_ID", "owner/model"))
-            config.load(study)
+            study_file.load(study)
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
@@ -50,6 +50,6 @@ def test_the_study_page_has_every_key() -> None:
     (block, *_) = blocks(ROOT / "docs" / "studies.md", "yaml")
     text = re.sub(r"^( *)# ([a-z_]+:)", r"\1\2", block, flags=re.MULTILINE)
 
-    sections = (config.StudyConfig, config.DataConfig, config.TeacherConfig, config.SearchConfig)
+    sections = (schema.StudyConfig, schema.DataConfig, schema.TeacherConfig, schema.SearchConfig)
     for name in {name for section in sections for name in section.model_fields}:
         assert re.search(rf"^ *{name}:", text, re.MULTILINE), name

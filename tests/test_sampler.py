@@ -16,7 +16,7 @@ import pytest
 from torch import Tensor, nn
 
 from kdsearch.api import Batch, Family, ModelInfo, Need, Outputs, Signal, Space, Strategy
-from kdsearch.config import StudyConfig
+from kdsearch.config.schema import StudyConfig
 from kdsearch.cost import Cost
 from kdsearch.errors import InputError, PluginError, StateError
 from kdsearch.front import hypervolume

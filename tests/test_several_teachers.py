@@ -27,9 +27,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from typer.testing import CliRunner
 
 import kdsearch.searching
-from kdsearch import cache, cli, config, confirm, data, dryrun, ensemble, front, losses, metrics, plugins, prepare, study, trial
+from kdsearch import cache, cli, confirm, data, dryrun, ensemble, front, losses, metrics, plugins, prepare, study, trial
 from kdsearch.api import Batch, Need, Signal, Strategy
 from kdsearch.assets import Assets, Several
+from kdsearch.config import schema, study_file
 from kdsearch.data import Table
 from kdsearch.deploy import card
 from kdsearch.errors import InputError, PluginError, StateError
@@ -95,10 +96,10 @@ def test_augmented_text_has_each_teachers_own_mask() -> None:
 # --- the study file
 
 
-def read(folder: Path, teacher: str, *sets: str) -> config.StudyConfig:
+def read(folder: Path, teacher: str, *sets: str) -> schema.StudyConfig:
     path = folder / "study.yaml"
     path.write_text(f"name: q\ndata: {{hub: some/set}}\nteacher:{teacher}")
-    return config.load(path, sets)
+    return study_file.load(path, sets)
 
 
 TWO = "\n  - preset: minilm\n  - model: a/b\n"
@@ -110,14 +111,14 @@ def test_a_list_of_one_is_that_one(tmp_path: Path) -> None:
     assert read(tmp_path, "\n  - preset: minilm\n", "teacher.finetune=never") == read(
         tmp_path, "\n  preset: minilm\n", "teacher[0].finetune=never"
     )
-    assert config.resolved(one)["teacher"]["preset"] == "minilm"
+    assert study_file.resolved(one)["teacher"]["preset"] == "minilm"
 
 
 def test_a_list_is_read_and_written_back(tmp_path: Path) -> None:
     given = read(tmp_path, TWO, "teacher[1].finetune.epochs=2")
     assert [each.preset or each.model for each in given.teachers] == ["minilm", "a/b"]
-    assert given.teachers[1].finetune == config.FineTune(epochs=2)
-    assert config.from_mapping(config.resolved(given)) == given
+    assert given.teachers[1].finetune == schema.FineTune(epochs=2)
+    assert study_file.from_mapping(study_file.resolved(given)) == given
     replaced = read(tmp_path, "\n  preset: minilm\n", "teacher=[{model: a/b}, {preset: minilm}]")
     assert [each.preset or each.model for each in replaced.teachers] == ["a/b", "minilm"]
 
@@ -147,14 +148,14 @@ def test_errors_name_the_teacher_in_the_list(tmp_path: Path, teacher: str, sets:
 
 def test_another_list_is_a_difference_that_resume_refuses(tmp_path: Path) -> None:
     one, two, other = (
-        config.resolved(each)
+        study_file.resolved(each)
         for each in (read(tmp_path, "\n  preset: minilm\n"), read(tmp_path, TWO), read(tmp_path, TWO, "teacher[1].model=c/d"))
     )
-    assert config.differences(two, two) == []
-    assert config.differences(two, other) == ['teacher[1].model: "a/b" -> "c/d"']
-    assert config.differences(one, two) == ['teacher[1].finetune: (not there) -> "auto"', 'teacher[1].model: (not there) -> "a/b"']
+    assert study_file.differences(two, two) == []
+    assert study_file.differences(two, other) == ['teacher[1].model: "a/b" -> "c/d"']
+    assert study_file.differences(one, two) == ['teacher[1].finetune: (not there) -> "auto"', 'teacher[1].model: (not there) -> "a/b"']
     turned = {**two, "teacher": two["teacher"][::-1]}
-    assert len(config.differences(two, turned)) == 4
+    assert len(study_file.differences(two, turned)) == 4
 
 
 # --- a world with two teachers, the second of which has other pieces, and labels in another order
@@ -209,7 +210,7 @@ def keys(
 
 
 def prepared_of(values: dict[str, Any]) -> prepare.Prepared:
-    return prepare.prepare(prepare.inspect(config.from_mapping(values)))
+    return prepare.prepare(prepare.inspect(study_file.from_mapping(values)))
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +300,7 @@ def test_a_strategy_that_weighs_teachers_is_refused_at_the_door_where_there_is_o
     with pytest.raises(
         InputError, match=r"^space.strategies: 'several' learns from each of several teachers, and this study has one: leave"
     ):
-        prepare.inspect(config.from_mapping(keys(world, {"model": str(world / "first")})))
+        prepare.inspect(study_file.from_mapping(keys(world, {"model": str(world / "first")})))
 
 
 def test_only_a_frozen_strategy_may_read_each_teacher(tmp_path: Path) -> None:
@@ -404,7 +405,7 @@ def test_a_search_with_two_teachers_is_confirmed_against_their_mean(
     monkeypatch.setattr(confirm, "train_all", here)
     copied = Path(shutil.copytree(searched, tmp_path / "two"))
     told = confirm.confirm(copied, console=Console(file=StringIO()))
-    table = data.open_test(config.from_mapping(yaml.safe_load((copied / "study.yaml").read_text())))
+    table = data.open_test(study_file.from_mapping(yaml.safe_load((copied / "study.yaml").read_text())))
     prepared = prepared_of(keys(world))
     assert prepared.forwards == 0
     expected = metrics.scores("classification", prepared.taught(table), table.labels)
@@ -438,7 +439,7 @@ def test_the_commands_take_a_list(world: Path, searched: Path) -> None:
     path = world / "two.yaml"
     path.write_text(json.dumps(keys(world)))
     console = Console(file=StringIO(), width=200)
-    dryrun.show(config.load(path), console)
+    dryrun.show(study_file.load(path), console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "2: students learn from the mean of their answers" in shown
     assert "several" in shown

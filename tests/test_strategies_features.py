@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from kdsearch import plugins
 from kdsearch.api import ModelInfo, Need, Outputs, Signal, Strategy
-from kdsearch.config import StudyConfig
+from kdsearch.config.schema import StudyConfig
 from kdsearch.encoder import Encoder
 from kdsearch.errors import InputError
 from kdsearch.plugins import Plugins

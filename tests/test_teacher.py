@@ -20,8 +20,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from kdsearch import cache, checkpoint, config, teacher
+from kdsearch import cache, checkpoint, teacher
 from kdsearch.api import Need, Signal
+from kdsearch.config import schema, study_file
 from kdsearch.data import Data, Table, tokenise
 from kdsearch.encoder import Encoder
 from kdsearch.errors import EnvironmentProblem, InputError
@@ -85,10 +86,10 @@ def parts_of(data: Data) -> dict[str, Table]:
     return {"train": data.train, "validation": data.validation}
 
 
-def study(model: Path | str, *, task: str = "classification", max_length: int = 16, **keys: Any) -> config.StudyConfig:
+def study(model: Path | str, *, task: str = "classification", max_length: int = 16, **keys: Any) -> schema.StudyConfig:
     files = {"train": "a.csv"}
     values = {"name": "t", "task": task, "data": {"files": files, "max_length": max_length}, "teacher": {"model": str(model), **keys}}
-    return config.from_mapping(values)
+    return study_file.from_mapping(values)
 
 
 def a_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:

@@ -13,7 +13,8 @@ import worlds
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
-from kdsearch import config, prepare, vocabulary
+from kdsearch import prepare, vocabulary
+from kdsearch.config import study_file
 from kdsearch.data import Table, Tokens, tokenise
 
 LETTERS = [letter for character in "abdenortuy" for letter in (character, "##" + character)]
@@ -134,7 +135,7 @@ def test_a_study_whose_teacher_has_an_added_token_gives_it_the_teachers_row(tmp_
     lines, labels = worlds.texts(300)
     table = pd.DataFrame({"text": [f"[E1] {line}" for line in lines], "label": labels})
     table.to_csv(tmp_path / "texts.csv", index=False)
-    study = config.from_mapping(
+    study = study_file.from_mapping(
         {
             "name": "marked",
             "data": {"files": {"train": str(tmp_path / "texts.csv")}, "max_length": 16},

@@ -14,10 +14,11 @@ import torch
 import yaml
 from rich.console import Console
 
-from kdsearch import checkpoint, config, data, front, teacher
+from kdsearch import checkpoint, data, front, teacher
 from kdsearch.checkpoint import quiet
 from kdsearch.choosing import Choice, Rule, choose, retention
-from kdsearch.config import StudyConfig
+from kdsearch.config import study_file
+from kdsearch.config.schema import StudyConfig
 from kdsearch.data import Data
 from kdsearch.deploy import card, checks, folder, graph, hub, latency
 from kdsearch.deploy.latency import Engine, TorchEngine
@@ -88,7 +89,11 @@ class Source:
         except FileNotFoundError:
             raise StateError(f"{path}: not a study's folder: it has no study.yaml") from None
         return cls(
-            path, document, study, config.from_mapping(study, str(path / "study.yaml")), json.loads((path / "manifest.json").read_text())
+            path,
+            document,
+            study,
+            study_file.from_mapping(study, str(path / "study.yaml")),
+            json.loads((path / "manifest.json").read_text()),
         )
 
     def rows(self) -> Data:

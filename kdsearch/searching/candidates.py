@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kdsearch.api import Family, ModelInfo, Signal, Strategy, TeacherRole
-from kdsearch.config import StudyConfig
+from kdsearch.config.schema import StudyConfig
 from kdsearch.errors import InputError, KdsearchError, PluginError
 from kdsearch.io.files import digest
 from kdsearch.plugin_classes import dump

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from kdsearch.api import Family, ModelInfo
-from kdsearch.config import StudyConfig
+from kdsearch.config.schema import StudyConfig
 from kdsearch.cost import Cost
 from kdsearch.errors import InputError
 from kdsearch.plugins import Plugins

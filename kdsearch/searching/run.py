@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kdsearch import front
-from kdsearch.config import StudyConfig
+from kdsearch.config.schema import StudyConfig
 from kdsearch.errors import EnvironmentProblem, KdsearchError
 from kdsearch.io import files
 from kdsearch.record import State

@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState, create_trial
 
 from kdsearch.api import Family, ModelInfo
-from kdsearch.config import StudyConfig
+from kdsearch.config.schema import StudyConfig
 from kdsearch.cost import Cost
 from kdsearch.errors import StateError
 from kdsearch.io.files import canonical

@@ -14,9 +14,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from kdsearch import sources, yamlfile
-from kdsearch.errors import InputError, did_you_mean
-from kdsearch.schema import (
+from kdsearch.config import yamlfile
+from kdsearch.config.schema import (
+    PACKAGED,
     CacheConfig,
     ConfirmConfig,
     DataConfig,
@@ -29,30 +29,9 @@ from kdsearch.schema import (
     SpaceConfig,
     StudyConfig,
     TeacherConfig,
-    parse_duration,
-    parse_size,
     shown,
 )
-
-__all__ = [
-    "CacheConfig",
-    "ConfirmConfig",
-    "DataConfig",
-    "FilesConfig",
-    "FineTune",
-    "KnobOverride",
-    "Resources",
-    "SearchConfig",
-    "SpaceConfig",
-    "StudyConfig",
-    "TeacherConfig",
-    "differences",
-    "from_mapping",
-    "load",
-    "parse_duration",
-    "parse_size",
-    "resolved",
-]
+from kdsearch.errors import InputError, did_you_mean
 
 _SHOWN = 8  # problems listed; with the line that counts the rest, a message stays under ten lines
 
@@ -214,7 +193,7 @@ def _with_paths(config: StudyConfig, folder: Path) -> StudyConfig:
                 update={
                     "files": files,
                     "hub": data.hub and _folder_or_id(data.hub, folder),
-                    "unlabelled": data.unlabelled if data.unlabelled in (None, *sources.PACKAGED) else _absolute(data.unlabelled, folder),
+                    "unlabelled": data.unlabelled if data.unlabelled in (None, *PACKAGED) else _absolute(data.unlabelled, folder),
                 }
             ),
             "teacher": teachers if len(teachers) > 1 else teachers[0],

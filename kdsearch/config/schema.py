@@ -1,4 +1,4 @@
-"""What a study file may say: the keys, their kinds and defaults. Reading one is kdsearch.config's part."""
+"""What a study file may say: the keys, their kinds and defaults. Reading one is the part of study_file.py."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from kdsearch.errors import InputError
 CLASSIFICATION_METRICS = ("accuracy", "macro_f1", "mcc")
 REGRESSION_METRICS = ("pearson", "spearman")
 COSTS = ("params", "bytes", "flops")
+PACKAGED = ("imdb",)  # unlabelled text that comes in the extra kdsearch[quickstart]
 
 _SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _DURATION_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
