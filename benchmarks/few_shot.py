@@ -22,9 +22,10 @@ import runs
 import world
 from runs import Bench
 
-from kdsearch import data, prepare, teacher
+from kdsearch import prepare, teacher
 from kdsearch.checkpoint import quiet
 from kdsearch.config.schema import StudyConfig
+from kdsearch.data import splits
 from kdsearch.io.files import write_folder
 from kdsearch.train import Recipe, steps_per_epoch
 from kdsearch.trial import TrialSpec
@@ -58,7 +59,7 @@ def given() -> dict[str, Path]:
     known = prepare.inspect(world.quickstart("data.unlabelled=imdb", f"data.max_unlabelled={TEXT}"))
     rows = known.data
     assert rows.unlabelled is not None
-    for role, table in (("train", rows.train), ("validation", rows.validation), ("test", data.open_test(known.config))):
+    for role, table in (("train", rows.train), ("validation", rows.validation), ("test", splits.open_test(known.config))):
         world.write_csv(
             paths[role], ("text", "label"), [(text, rows.labels[label]) for text, label in zip(table.texts, table.labels, strict=True)]
         )

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from kdsearch import cache, data, prepare, student, trial
+from kdsearch import cache, prepare, student, trial
 from kdsearch.api import Need, Signal
 from kdsearch.config.schema import StudyConfig
+from kdsearch.data import splits
 from kdsearch.trial import TrialResult, TrialSpec
 
 Job = TypeVar("Job")
@@ -45,14 +46,14 @@ class Bench:
         self.assets = self.prepared.assets
 
     @cached_property
-    def test(self) -> data.Table:
-        return data.open_test(self.prepared.known.config)
+    def test(self) -> splits.Table:
+        return splits.open_test(self.prepared.known.config)
 
     @cached_property
     def teacher_test(self) -> np.ndarray:
         """(T,) bool, where the teacher is right."""
         found, length = self.prepared.teacher, self.assets.max_length
-        said = cache.signals(found, data.tokenise(self.test, found.tokenizer, length), [_LOGITS], None, max_length=length)
+        said = cache.signals(found, splits.tokenise(self.test, found.tokenizer, length), [_LOGITS], None, max_length=length)
         return said.columns[_LOGITS].values.argmax(-1) == self.test.labels
 
     def run(self, spec: TrialSpec) -> Run:

@@ -24,7 +24,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast, Print
 
 from kdsearch import cache, student, trial
 from kdsearch.api import Need, Signal
-from kdsearch.data import Tokens
+from kdsearch.data.splits import Tokens
 from kdsearch.prepare import Prepared
 from kdsearch.train import Rows, fast_bfloat16
 from kdsearch.trial import TrialSpec, _Trial

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import optimize, special, stats
 from sklearn import metrics as sk
 
-from kdsearch.data import Table
+from kdsearch.data.splits import Table
 
 BINS = 15  # of the confidence, equally wide
 LEAST = 20  # rows of a slice worth a line

@@ -15,11 +15,11 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from kdsearch.api import ModelInfo, Need
-from kdsearch.data import Tokens
+from kdsearch.data.splits import Tokens
+from kdsearch.data.vocabulary import Vocabulary
 from kdsearch.encoder import ANATOMY
 from kdsearch.io import files
 from kdsearch.train import as_tensor
-from kdsearch.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

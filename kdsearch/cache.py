@@ -23,7 +23,7 @@ import torch
 from transformers import PreTrainedModel
 
 from kdsearch.api import ModelInfo, Need, Signal
-from kdsearch.data import Tokens
+from kdsearch.data.splits import Tokens
 from kdsearch.encoder import Encoder
 from kdsearch.errors import EnvironmentProblem, PluginError
 from kdsearch.io import files

@@ -23,11 +23,12 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from kdsearch import analysis, data, evidence, finalists, front, metrics, prepare, statistics
+from kdsearch import analysis, evidence, finalists, front, metrics, prepare, statistics
 from kdsearch.api import Need, Signal
 from kdsearch.config import study_file
 from kdsearch.config.schema import StudyConfig
-from kdsearch.data import Table
+from kdsearch.data import splits
+from kdsearch.data.splits import Table
 from kdsearch.errors import Interrupted, StateError, VerdictNo
 from kdsearch.evidence import Seeds
 from kdsearch.finalists import Role, Run
@@ -302,7 +303,7 @@ class _Confirmation:
             self.ledger.append("test_opened", time=time.time(), why=why, rows=self.known.data.test_rows, runs=keys)
         used = len(self.state.openings)
         self._tell(f"test rows opened ({self.known.data.test_rows:,}): used {used} time{'s' * (used > 1)} in this study")
-        return data.open_test(self.study)
+        return splits.open_test(self.study)
 
     def _answers(self, run: Run, table: Table) -> np.ndarray:
         """(N, C) of a run on the test rows, kept."""

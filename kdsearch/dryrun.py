@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification
 from kdsearch import cache, prepare
 from kdsearch.api import Batch, Family, ModelInfo, Need, Signal, TeacherRole
 from kdsearch.config.schema import StudyConfig
-from kdsearch.data import Tokens
+from kdsearch.data.splits import Tokens
 from kdsearch.encoder import Encoder
 from kdsearch.prepare import Known
 from kdsearch.searching.candidates import Candidate

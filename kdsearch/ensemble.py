@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from kdsearch import losses, metrics, teacher
 from kdsearch.api import Need, Signal
 from kdsearch.config.schema import StudyConfig
-from kdsearch.data import Data, Table, Tokens, tokenise
+from kdsearch.data.splits import Data, Table, Tokens, tokenise
 from kdsearch.errors import InputError
 from kdsearch.io.progress import Progress
 from kdsearch.teacher import Plan, Teacher

@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch import cache, cost, data, ensemble, metrics, plugins, teacher, vocabulary
+from kdsearch import cache, cost, ensemble, metrics, plugins, teacher
 from kdsearch.api import Family, ModelInfo, Need, Signal, TeacherRole
 from kdsearch.assets import Assets, Part, Several
-from kdsearch.augment import augment
 from kdsearch.cache import Signals
 from kdsearch.config.schema import StudyConfig
-from kdsearch.data import Data, Table, Tokens
+from kdsearch.data import splits, vocabulary
+from kdsearch.data.augment import augment
+from kdsearch.data.splits import Data, Table, Tokens
+from kdsearch.data.vocabulary import Vocabulary
 from kdsearch.encoder import Encoder
 from kdsearch.ensemble import Other
 from kdsearch.errors import InputError
@@ -28,7 +30,6 @@ from kdsearch.private_teacher import split_state
 from kdsearch.searching.candidates import Candidate
 from kdsearch.searching.explore import Exploration, explore
 from kdsearch.teacher import Teacher
-from kdsearch.vocabulary import Vocabulary
 
 _LOGITS = Need(Signal.LOGITS)
 _VERSIONS = ("kdsearch", "torch", "transformers", "ray", "optuna", "numpy")
@@ -78,7 +79,7 @@ class Prepared:
         said = []
         for place, one in enumerate(self.teachers):
             told = ensemble.numbered(progress, place, len(self.teachers))
-            tokens = data.tokenise(table, one.tokenizer, length)
+            tokens = splits.tokenise(table, one.tokenizer, length)
             said.append(cache.signals(one, tokens, [_LOGITS], None, told, max_length=length).columns[_LOGITS].values)
         return ensemble.mean(said)
 
@@ -104,18 +105,18 @@ def inspect(study: StudyConfig) -> Known:
     """
     loaded = plugins.load(study.space.families, study.space.strategies, study.plugins)
     _refuse_without_several(study, loaded)
-    rows = data.load(study)
+    rows = splits.load(study)
     plan = teacher.inspect(study, rows)
     length = study.data.max_length
     tables = {"train": rows.train}
     if rows.unlabelled is not None:
         tables["unlabelled"] = rows.unlabelled
-    learnt = {name: data.tokenise(table, plan.tokenizer, length) for name, table in tables.items()}
+    learnt = {name: splits.tokenise(table, plan.tokenizer, length) for name, table in tables.items()}
     others = ensemble.inspect(study, rows, tables)
     pieces, minimum = vocabulary.order(plan.tokenizer, list(learnt.values()))
     info = replace(plan.info, vocabularies=vocabulary.sizes(pieces, minimum), teachers=len(study.teachers))
     explored = explore(study, loaded, info, price=lambda family: cost.price(family, info, length))
-    validation = data.tokenise(rows.validation, plan.tokenizer, length)
+    validation = splits.tokenise(rows.validation, plan.tokenizer, length)
     return Known(study, loaded, rows, plan, tables, learnt, validation, pieces, info, explored, others)
 
 
@@ -168,7 +169,7 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
     if study.data.augment:
         words = found.model.get_input_embeddings().weight
         tables["augmented"] = augment(rows.train, study.data.augment, found.tokenizer, words, study.data.split_seed, rows.judged)
-        texts["augmented"] = data.tokenise(tables["augmented"], found.tokenizer, length)
+        texts["augmented"] = splits.tokenise(tables["augmented"], found.tokenizer, length)
     wanted = cache.plan(frozen_needs(known.exploration.candidates, known.info), list(texts.values()), found.info, study.cache.max_bytes)
     learnt = {name: cache.signals(found, tokens, wanted.cached, None, told, max_length=length, fast=True) for name, tokens in texts.items()}
     scored = cache.signals(found, known.validation, judged, None, told, max_length=length)
@@ -224,7 +225,7 @@ def _with_others(
         texts = list(other.learnt.values())
         if "augmented" in tables:
             spelt = ensemble.respelt(tables["augmented"], teachers[0].tokenizer, one.tokenizer)
-            texts.append(data.tokenise(spelt, one.tokenizer, length))
+            texts.append(splits.tokenise(spelt, one.tokenizer, length))
         told = ensemble.numbered(progress, place, len(teachers))
         said = [cache.signals(one, tokens, [_LOGITS], None, told, max_length=length, fast=True) for tokens in texts]
         said.append(cache.signals(one, other.validation, [_LOGITS], None, told, max_length=length))
@@ -252,7 +253,7 @@ def _joined(parts: list[Part]) -> Part:
     if len(parts) == 1:
         return parts[0]
     signals = {need: np.concatenate([part.signals[need] for part in parts]) for need in parts[0].signals}
-    return Part(data.joined([part.tokens for part in parts]), np.concatenate([part.labels for part in parts]), signals)
+    return Part(splits.joined([part.tokens for part in parts]), np.concatenate([part.labels for part in parts]), signals)
 
 
 def _vocabularies(known: Known, found: Teacher, tables: Mapping[str, Table]) -> dict[int, Vocabulary]:
@@ -266,8 +267,8 @@ def _vocabularies(known: Known, found: Teacher, tables: Mapping[str, Table]) -> 
         pieces = vocabulary.numbered(found.tokenizer_files, known.pieces[:size])
         files = vocabulary.pruned_files(found.tokenizer_files, pieces)
         tokenizer = vocabulary.load(files, found.tokenizer)
-        learnt = data.joined([data.tokenise(table, tokenizer, length) for table in tables.values()])
-        validation = data.tokenise(known.data.validation, tokenizer, length)
+        learnt = splits.joined([splits.tokenise(table, tokenizer, length) for table in tables.values()])
+        validation = splits.tokenise(known.data.validation, tokenizer, length)
         made[size] = Vocabulary(pieces, files, tokenizer.pad_token_id or 0, learnt, validation)
     return made
 

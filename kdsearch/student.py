@@ -21,7 +21,7 @@ from kdsearch.api import Family, ModelInfo, Need, Signal
 from kdsearch.assets import Assets
 from kdsearch.checkpoint import quiet
 from kdsearch.cost import SAFETENSORS_METADATA
-from kdsearch.data import Table, tokenise
+from kdsearch.data.splits import Table, tokenise
 from kdsearch.encoder import Encoder
 from kdsearch.errors import InputError
 from kdsearch.train import Rows, in_order

@@ -19,7 +19,7 @@ from kdsearch import cache, checkpoint, encoder, gate
 from kdsearch.api import ModelInfo, Need, Signal
 from kdsearch.checkpoint import Checkpoint
 from kdsearch.config.schema import FineTune, StudyConfig, TeacherConfig
-from kdsearch.data import Data, Table, tokenise
+from kdsearch.data.splits import Data, Table, tokenise
 from kdsearch.errors import InputError
 from kdsearch.io import files as io
 from kdsearch.io.progress import Progress

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from kdsearch import data, front, metrics
+from kdsearch import front, metrics
 from kdsearch.config import schema, study_file
+from kdsearch.data import splits
 from kdsearch.errors import KdsearchError
 from kdsearch.student import WEIGHTS, load_student
 
@@ -45,7 +46,7 @@ def verify(folder: Path) -> Iterator[Check]:
     if not points:
         return
     study = study_file.from_mapping(_study(folder), str(folder / "study.yaml"))
-    rows = data.load(study).validation
+    rows = splits.load(study).validation
     for point in points:
         yield _student(folder, point, rows, study)
 
@@ -55,7 +56,7 @@ def _study(folder: Path) -> dict[str, Any]:
     return loaded
 
 
-def _student(folder: Path, point: dict[str, Any], rows: data.Table, study: schema.StudyConfig) -> Check:
+def _student(folder: Path, point: dict[str, Any], rows: splits.Table, study: schema.StudyConfig) -> Check:
     what, path = f"student {point['trial']}", folder / point["student"]
     try:
         student = load_student(path, study.plugins)

@@ -15,9 +15,10 @@ import yaml
 from safetensors.torch import save_file
 from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
-from kdsearch import cost, data, metrics, plugins
+from kdsearch import cost, metrics, plugins
 from kdsearch.api import Family
 from kdsearch.config import schema, study_file
+from kdsearch.data import splits
 from kdsearch.searching.ledger import Ledger
 from kdsearch.student import info_to_json, load_student
 from kdsearch.testing import tiny_info, tiny_teacher
@@ -67,7 +68,7 @@ def make(folder: Path, task: str = "classification", *, pairs: bool = False, fam
     (target / "students").mkdir(parents=True)
     (target / "study.yaml").write_text(yaml.safe_dump(study_file.resolved(study)))
     _manifest(target, study, teacher)
-    found = data.load(study)
+    found = splits.load(study)
     with Ledger(target) as ledger:
         ledger.begin(name="toy")
         _copy(target / "students" / "0", teacher, found.labels, task)
@@ -93,7 +94,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _manifest(target: Path, study: schema.StudyConfig, teacher: BertForSequenceClassification) -> None:
-    found = data.load(study)
+    found = splits.load(study)
     quality = study.search.objectives[0]
     content = {
         "name": "toy",
@@ -177,5 +178,5 @@ def _family(name: str, teacher: BertForSequenceClassification) -> Family:
 
 def labels_of(study: Path, trial: int = 0) -> tuple[list[str], list[str] | None, Any]:
     """(texts, second texts, the student's own answers) of the validation rows."""
-    found = data.load(study_file.from_mapping(yaml.safe_load((study / "study.yaml").read_text()))).validation
+    found = splits.load(study_file.from_mapping(yaml.safe_load((study / "study.yaml").read_text()))).validation
     return found.texts, found.pairs, np.array(load_student(study / "students" / str(trial))(found.texts, found.pairs))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdsearch import analysis
-from kdsearch.data import Table
+from kdsearch.data.splits import Table
 
 
 def table(texts: list[str], labels: list[int], pairs: list[str] | None = None) -> Table:

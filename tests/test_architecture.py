@@ -13,7 +13,7 @@ PACKAGE = ROOT / "kdsearch"
 # from the foundation upwards; a module imports its own floor and those below
 FLOORS = [
     {"errors", "io", "api", "space", "metrics", "statistics"},
-    {"sources", "cells", "config", "data", "record", "losses", "hookspecs"},
+    {"config", "data", "record", "losses", "hookspecs"},
     {
         "train",
         "encoder",
@@ -24,8 +24,6 @@ FLOORS = [
         "ensemble",
         "initialise",
         "modules",
-        "augment",
-        "vocabulary",
         "compact",
         "unit",
     },

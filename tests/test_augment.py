@@ -10,10 +10,11 @@ import pytest
 import torch
 import worlds
 
-from kdsearch import data, prepare
-from kdsearch.augment import augment
+from kdsearch import prepare
 from kdsearch.config import study_file
-from kdsearch.data import Table, row_keys
+from kdsearch.data import splits
+from kdsearch.data.augment import augment
+from kdsearch.data.splits import Table, row_keys
 
 LINES, LABELS = worlds.texts(50)
 WORDS = torch.eye(100, 16)
@@ -61,7 +62,7 @@ def test_a_study_holds_its_variants_against_its_validation_and_test_rows(tmp_pat
     monkeypatch.setattr(prepare, "augment", remembering)
     prepare.prepare(known)
     ((*_, judged),) = given
-    assert judged == {*row_keys(known.data.validation), *row_keys(data.open_test(study))}
+    assert judged == {*row_keys(known.data.validation), *row_keys(splits.open_test(study))}
 
 
 def test_of_a_pair_both_texts_make_the_key() -> None:
@@ -84,7 +85,7 @@ def test_words_are_replaced_by_the_nearest_of_the_teachers_embeddings() -> None:
     tokenizer.add_tokens(["apple", "pear", "stone", "cloud"])
     vectors = torch.zeros(104, 3)
     vectors[100:] = torch.tensor([[1.0, 0, 0], [0.9, 0.1, 0], [0, 1.0, 0], [0, 0.9, 0.4]])
-    from kdsearch.augment import _neighbours
+    from kdsearch.data.augment import _neighbours
 
     near = _neighbours(Table(lines, None, np.zeros(1, np.int64)), tokenizer, vectors)
     assert (near["apple"][0], near["pear"][0], near["stone"][0]) == ("pear", "apple", "cloud")

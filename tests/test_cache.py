@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 
 from kdsearch import cache, encoder
 from kdsearch.api import ModelInfo, Need, Signal
-from kdsearch.data import Tokens
+from kdsearch.data.splits import Tokens
 from kdsearch.encoder import Encoder
 from kdsearch.errors import EnvironmentProblem, PluginError
 from kdsearch.train import Rows

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from kdsearch.compact import CompactTable
-from kdsearch.data import Tokens
+from kdsearch.data.splits import Tokens
 
 
 def rows(*ids: int) -> Tokens:

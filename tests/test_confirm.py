@@ -23,8 +23,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import kdsearch
-from kdsearch import confirm, confirm_command, cost, data, evidence, finalists, front, metrics, prepare, trial
+from kdsearch import confirm, confirm_command, cost, evidence, finalists, front, metrics, prepare, trial
 from kdsearch.config import study_file
+from kdsearch.data import splits
 from kdsearch.errors import Interrupted, StateError, VerdictNo
 from kdsearch.io import files
 from kdsearch.io.files import read_log
@@ -293,7 +294,7 @@ def test_a_confirmation_end_to_end(folder: Path, in_process: list[TrialSpec]) ->
     assert document["confirmation"]["test_used"] == 1
     assert "test rows opened (105): used 1 time in this study" in told
 
-    table = data.open_test(study_file.from_mapping(yaml.safe_load((folder / "study.yaml").read_text())))
+    table = splits.open_test(study_file.from_mapping(yaml.safe_load((folder / "study.yaml").read_text())))
     majority = np.bincount(table.labels).max() / len(table)
     assert document["confirmation"]["majority"]["accuracy"] <= majority
     teacher = document["teacher"]["test"]
@@ -327,7 +328,7 @@ def test_a_confirmation_end_to_end(folder: Path, in_process: list[TrialSpec]) ->
 def test_running_it_again_trains_nothing_and_leaves_the_test_closed(folder: Path, in_process: list[TrialSpec], monkeypatch: Any) -> None:
     first, _ = run(folder, top=1)
     count, size = len(in_process), (folder / "ledger.jsonl").stat().st_size
-    monkeypatch.setattr(data, "open_test", lambda _: pytest.fail("the test rows were opened"))
+    monkeypatch.setattr(splits, "open_test", lambda _: pytest.fail("the test rows were opened"))
     again, told = run(folder, top=1)
     assert "confirmed already" in told
     assert (len(in_process), (folder / "ledger.jsonl").stat().st_size) == (count, size)

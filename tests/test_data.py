@@ -16,8 +16,8 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from kdsearch import data
 from kdsearch.config import schema, study_file
+from kdsearch.data import splits as data
 from kdsearch.errors import EnvironmentProblem, InputError
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]

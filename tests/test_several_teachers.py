@@ -27,11 +27,12 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from typer.testing import CliRunner
 
 import kdsearch.searching
-from kdsearch import cache, cli, confirm, data, dryrun, ensemble, front, losses, metrics, plugins, prepare, study, trial
+from kdsearch import cache, cli, confirm, dryrun, ensemble, front, losses, metrics, plugins, prepare, study, trial
 from kdsearch.api import Batch, Need, Signal, Strategy
 from kdsearch.assets import Assets, Several
 from kdsearch.config import schema, study_file
-from kdsearch.data import Table
+from kdsearch.data import splits
+from kdsearch.data.splits import Table
 from kdsearch.deploy import card
 from kdsearch.errors import InputError, PluginError, StateError
 from kdsearch.io.files import read_log
@@ -405,7 +406,7 @@ def test_a_search_with_two_teachers_is_confirmed_against_their_mean(
     monkeypatch.setattr(confirm, "train_all", here)
     copied = Path(shutil.copytree(searched, tmp_path / "two"))
     told = confirm.confirm(copied, console=Console(file=StringIO()))
-    table = data.open_test(study_file.from_mapping(yaml.safe_load((copied / "study.yaml").read_text())))
+    table = splits.open_test(study_file.from_mapping(yaml.safe_load((copied / "study.yaml").read_text())))
     prepared = prepared_of(keys(world))
     assert prepared.forwards == 0
     expected = metrics.scores("classification", prepared.taught(table), table.labels)

@@ -23,7 +23,7 @@ from transformers import (
 from kdsearch import cache, checkpoint, teacher
 from kdsearch.api import Need, Signal
 from kdsearch.config import schema, study_file
-from kdsearch.data import Data, Table, tokenise
+from kdsearch.data.splits import Data, Table, tokenise
 from kdsearch.encoder import Encoder
 from kdsearch.errors import EnvironmentProblem, InputError
 from kdsearch.teacher import RECORD, Teacher

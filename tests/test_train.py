@@ -12,7 +12,7 @@ from torch import nn
 
 from kdsearch import train
 from kdsearch.api import Batch, Need, Outputs
-from kdsearch.data import Tokens
+from kdsearch.data.splits import Tokens
 from kdsearch.train import NotFinite, OutOfTime, Recipe, Rows, bucketed, fit, groups, in_order
 from kdsearch.unit import Unit, output_map
 

@@ -11,14 +11,14 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
-from kdsearch import vocabulary
 from kdsearch.api import Need, Signal
 from kdsearch.assets import Assets, Part
-from kdsearch.data import Table, Tokens, tokenise
+from kdsearch.data import vocabulary
+from kdsearch.data.splits import Table, Tokens, tokenise
+from kdsearch.data.vocabulary import Vocabulary
 from kdsearch.encoder import Encoder
 from kdsearch.testing import tiny_info, tiny_teacher
 from kdsearch.train import Rows
-from kdsearch.vocabulary import Vocabulary
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{index}" for index in range(96))]
 

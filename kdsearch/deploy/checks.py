@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from kdsearch import metrics
 from kdsearch.checkpoint import quiet
-from kdsearch.data import Table, Tokens, tokenise
+from kdsearch.data.splits import Table, Tokens, tokenise
 from kdsearch.deploy import graph
 from kdsearch.errors import KdsearchError
 from kdsearch.io.progress import Progress

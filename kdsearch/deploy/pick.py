@@ -14,12 +14,13 @@ import torch
 import yaml
 from rich.console import Console
 
-from kdsearch import checkpoint, data, front, teacher
+from kdsearch import checkpoint, front, teacher
 from kdsearch.checkpoint import quiet
 from kdsearch.choosing import Choice, Rule, choose, retention
 from kdsearch.config import study_file
 from kdsearch.config.schema import StudyConfig
-from kdsearch.data import Data
+from kdsearch.data import splits
+from kdsearch.data.splits import Data
 from kdsearch.deploy import card, checks, folder, graph, hub, latency
 from kdsearch.deploy.latency import Engine, TorchEngine
 from kdsearch.encoder import Encoder
@@ -103,7 +104,7 @@ class Source:
             InputError: it cannot be read any more.
             StateError: it is not what the study was searched on.
         """
-        found = data.load(self.config)
+        found = splits.load(self.config)
         if found.split_fingerprint != self.manifest["data"]["split"]:
             raise StateError(
                 f"{self.folder}: its data changed since the search: restore it, so that the student is checked on the rows it knows"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from kdsearch.data import Table, row_key, row_keys
+from kdsearch.data.splits import Table, row_key, row_keys
 
 MASKED, REPLACED = 0.1, 0.15  # of the words
 SPAN, GRAM = 0.25, 0.25  # of the texts: a span left out; only an n-gram kept

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from kdsearch.data.sources import Source, missing
 from kdsearch.errors import InputError
-from kdsearch.sources import Source, missing
 
 _DECIMAL = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdsearch import cells, sources
 from kdsearch.config.schema import PACKAGED
+from kdsearch.data import cells, sources
+from kdsearch.data.sources import Source
 from kdsearch.errors import InputError
 from kdsearch.io.files import digest
-from kdsearch.sources import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
