@@ -29,8 +29,8 @@ import second
 import world
 from runs import Bench
 
-from kdsearch import plugins
 from kdsearch.config.schema import StudyConfig
+from kdsearch.registry import registry
 from kdsearch.space import CornerDraw, Knobs
 from kdsearch.trial import TrialSpec
 
@@ -50,7 +50,7 @@ KNOBS = {
 LEFT_OUT = (*LOGITS, "dkd", "several")  # the control and the reference itself; one for three classes or more, one for several teachers
 STRATEGIES = tuple(
     each.name
-    for each in plugins.available()
+    for each in registry.available()
     if each.kind == "strategy" and each.origin.endswith("(built in)") and each.name not in LEFT_OUT
 )
 OF_TOKENS = ("attention", "relations")

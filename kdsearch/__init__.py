@@ -24,8 +24,8 @@ if TYPE_CHECKING:
         UndeclaredSignal,
     )
     from kdsearch.encoder import Encoder
-    from kdsearch.hookspecs import hookimpl
-    from kdsearch.plugins import families, strategies
+    from kdsearch.registry.hookspecs import hookimpl
+    from kdsearch.registry.registry import families, strategies
     from kdsearch.student import Student, load_student
     from kdsearch.study import Study, search
 
@@ -47,9 +47,9 @@ _HOME = {
         "kdsearch.api",
     ),
     "Encoder": "kdsearch.encoder",
-    "hookimpl": "kdsearch.hookspecs",
-    "families": "kdsearch.plugins",
-    "strategies": "kdsearch.plugins",
+    "hookimpl": "kdsearch.registry.hookspecs",
+    "families": "kdsearch.registry.registry",
+    "strategies": "kdsearch.registry.registry",
     "Student": "kdsearch.student",
     "load_student": "kdsearch.student",
     "Study": "kdsearch.study",

@@ -31,9 +31,9 @@ def list_plugins(
     plugin: Annotated[list[str] | None, typer.Option(help="A further plugin, as under plugins: of a study. May be repeated.")] = None,
 ) -> None:
     """Every plugin within reach: built in, installed, and those given with --plugin. None is imported."""
-    from kdsearch import plugins
+    from kdsearch.registry import registry
 
-    found = plugins.available(plugin or ())
+    found = registry.available(plugin or ())
     if output is Format.JSON:
         typer.echo(json.dumps([dataclasses.asdict(listing) for listing in found], indent=2))
         return
@@ -43,7 +43,7 @@ def list_plugins(
 @app.command()
 def new(name: Annotated[str, typer.Argument(help="The name of the strategy: letters, digits, underscores.")]) -> None:
     """Write NAME.py, a strategy that works, and test_NAME.py into this folder."""
-    from kdsearch import scaffold
+    from kdsearch.registry import scaffold
 
     strategy, test = scaffold.write_plugin(name, Path())
     typer.echo(f"{strategy}  the strategy: change its loss()\n{test}  its test: pytest {test}, or kdsearch plugins check {strategy}")
@@ -60,9 +60,9 @@ def check(
     ] = "zero",
 ) -> None:
     """Run the contract of one plugin. Exit code 1: a check fails; 2: the plugin cannot be loaded."""
-    from kdsearch import plugins  # here and below: torch takes seconds to import, and no other command waits for this one
+    from kdsearch.registry import registry  # here and below: torch takes seconds to import, and no other command waits for this one
 
-    cls = plugins.load_one(name_or_path)
+    cls = registry.load_one(name_or_path)
     import torch
 
     from kdsearch import testing

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch import cache, cost, ensemble, metrics, plugins, teacher
+from kdsearch import cache, cost, ensemble, metrics, teacher
 from kdsearch.api import Family, ModelInfo, Need, Signal, TeacherRole
 from kdsearch.assets import Assets, Part, Several
 from kdsearch.cache import Signals
@@ -25,8 +25,9 @@ from kdsearch.ensemble import Other
 from kdsearch.errors import InputError
 from kdsearch.io import files as io
 from kdsearch.io.progress import Progress
-from kdsearch.plugins import Plugins
 from kdsearch.private_teacher import split_state
+from kdsearch.registry import registry
+from kdsearch.registry.registry import Plugins
 from kdsearch.searching.candidates import Candidate
 from kdsearch.searching.explore import Exploration, explore
 from kdsearch.teacher import Teacher
@@ -103,7 +104,7 @@ def inspect(study: StudyConfig) -> Known:
         InputError: the data, the teacher's files, a plugin or a knob is wrong.
         EnvironmentProblem: an extra is not installed.
     """
-    loaded = plugins.load(study.space.families, study.space.strategies, study.plugins)
+    loaded = registry.load(study.space.families, study.space.strategies, study.plugins)
     _refuse_without_several(study, loaded)
     rows = splits.load(study)
     plan = teacher.inspect(study, rows)

@@ -17,7 +17,7 @@ from kdsearch.api import Batch, ModelInfo, Need, Outputs, Signal, Strategy, Teac
 from kdsearch.contract_checks import RecordedDraw, close, options_left, require, seeded, skip
 from kdsearch.encoder import Encoder
 from kdsearch.losses import mixture
-from kdsearch.plugin_classes import construct, dump
+from kdsearch.registry.classes import construct, dump
 from kdsearch.space import Knobs
 from kdsearch.tiny import eight_sentences, reordered, tiny_info, tiny_teacher, unlabelled
 

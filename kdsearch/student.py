@@ -16,7 +16,6 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from kdsearch import plugins
 from kdsearch.api import Family, ModelInfo, Need, Signal
 from kdsearch.assets import Assets
 from kdsearch.checkpoint import quiet
@@ -24,6 +23,7 @@ from kdsearch.cost import SAFETENSORS_METADATA
 from kdsearch.data.splits import Table, tokenise
 from kdsearch.encoder import Encoder
 from kdsearch.errors import InputError
+from kdsearch.registry import registry
 from kdsearch.train import Rows, in_order
 
 RECORD = "kdsearch.json"
@@ -157,7 +157,7 @@ def load_student(folder: str | Path, plugins_from: Sequence[str] = ()) -> Studen
             )
         return Student(Encoder(model), tokenizer, record)
     name = record["family"]["name"]
-    family = plugins.load([name], [], plugins_from).family(name, record["family"]["fields"])
+    family = registry.load([name], [], plugins_from).family(name, record["family"]["fields"])
     module = family.build(info_from_json(record["teacher_info"]))
     module.load_state_dict(weights)
     return Student(module, tokenizer, record)

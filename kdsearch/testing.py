@@ -14,7 +14,7 @@ from __future__ import annotations
 from kdsearch.api import Family, Strategy
 from kdsearch.contract_checks import Check, run_contract
 from kdsearch.family_contract import FamilyContract
-from kdsearch.plugins import load_one
+from kdsearch.registry.registry import load_one
 from kdsearch.strategy_contract import StrategyContract
 from kdsearch.tiny import eight_sentences, tiny_info, tiny_teacher
 

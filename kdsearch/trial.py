@@ -18,7 +18,7 @@ from kdsearch.api import Family, Need, Signal, Strategy, TeacherRole
 from kdsearch.assets import Assets
 from kdsearch.errors import InputError
 from kdsearch.io import files as io
-from kdsearch.plugins import Plugins
+from kdsearch.registry.registry import Plugins
 from kdsearch.teaching import Teaching
 from kdsearch.train import NotFinite, OutOfTime, Recipe, Rows, as_tensor, default_device, fit, groups, mixed, set_dropout
 from kdsearch.unit import OWN, Rescalable, Unit, output_map

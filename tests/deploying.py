@@ -15,10 +15,11 @@ import yaml
 from safetensors.torch import save_file
 from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
-from kdsearch import cost, metrics, plugins
+from kdsearch import cost, metrics
 from kdsearch.api import Family
 from kdsearch.config import schema, study_file
 from kdsearch.data import splits
+from kdsearch.registry import registry
 from kdsearch.searching.ledger import Ledger
 from kdsearch.student import info_to_json, load_student
 from kdsearch.testing import tiny_info, tiny_teacher
@@ -172,7 +173,7 @@ def _family(name: str, teacher: BertForSequenceClassification) -> Family:
             return next(iter(options))
 
     info = replace(tiny_info(teacher), vocabularies=())
-    cls = plugins.families()[name]
+    cls = registry.families()[name]
     return cls(**cls.suggest(Lowest(), info))  # type: ignore[arg-type]
 
 

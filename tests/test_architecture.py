@@ -13,7 +13,7 @@ PACKAGE = ROOT / "kdsearch"
 # from the foundation upwards; a module imports its own floor and those below
 FLOORS = [
     {"errors", "io", "api", "space", "metrics", "statistics"},
-    {"config", "data", "record", "losses", "hookspecs"},
+    {"config", "data", "record", "losses", "registry"},
     {
         "train",
         "encoder",
@@ -27,7 +27,7 @@ FLOORS = [
         "compact",
         "unit",
     },
-    {"plugin_sources", "plugin_classes", "plugin_hooks", "plugins", "scaffold", "cost", "assets", "private_teacher"},
+    {"cost", "assets", "private_teacher"},
     {"student", "teaching", "trial", "front", "choosing", "analysis", "evidence"},
     {"searching", "contract_checks", "strategy_contract", "family_contract", "tiny", "testing", "verify"},
     {"prepare", "dryrun", "finalists", "confirm", "deploy", "report", "study"},

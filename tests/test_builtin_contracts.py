@@ -10,9 +10,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from kdsearch import plugin_sources
 from kdsearch.api import Family, Strategy
-from kdsearch.plugins import load_one
+from kdsearch.registry import discover
+from kdsearch.registry.registry import load_one
 from kdsearch.space import Knobs, RandomDraw
 from kdsearch.testing import FamilyContract, StrategyContract, tiny_info, tiny_teacher
 
@@ -138,7 +138,7 @@ class TestOnTeacher(FamilyContract):
     family: ClassVar[type[Family]] = family("on_teacher")
 
 
-BUILT_IN = [source.name for source in plugin_sources.built_ins()]
+BUILT_IN = [source.name for source in discover.built_ins()]
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

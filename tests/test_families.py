@@ -15,11 +15,12 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification, ElectraConfig, ElectraForSequenceClassification
 
-from kdsearch import encoder, modules, plugins
+from kdsearch import encoder, modules
 from kdsearch.api import Batch, Family, Need, Signal
 from kdsearch.assets import Assets
 from kdsearch.cost import counted_flops, price, safetensors_bytes
 from kdsearch.encoder import Encoder
+from kdsearch.registry import registry
 from kdsearch.student import files, load_student, predict
 from kdsearch.testing import eight_sentences, tiny_info, tiny_teacher
 from kdsearch.train import Rows, layers_above
@@ -357,7 +358,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def assets() -> Assets:
-    loaded = plugins.load(["mlp", "bilstm", "cnn", "on_teacher"], list(STRATEGIES))
+    loaded = registry.load(["mlp", "bilstm", "cnn", "on_teacher"], list(STRATEGIES))
     return worlds.assets(worlds.good_teacher(), plugins=loaded.shipped())
 
 

@@ -14,9 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 import kdsearch
-from kdsearch import hookspecs, plugin_commands, plugins
+from kdsearch import plugin_commands
 from kdsearch.api import Family, Strategy
 from kdsearch.errors import PluginError, VerdictNo
+from kdsearch.registry import hookspecs, registry
 
 WORKING = """
     from dataclasses import dataclass
@@ -85,7 +86,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 def refusal(path: str, *strategies: str) -> str:
     """The one message with which a plugin is refused; at most ten lines, as every error for users."""
     with pytest.raises(PluginError) as caught:
-        plugins.load([], list(strategies), [path])
+        registry.load([], list(strategies), [path])
     message = str(caught.value)
     assert len(message.splitlines()) <= 10
     return message
@@ -95,7 +96,7 @@ def refusal(path: str, *strategies: str) -> str:
 
 
 def test_built_ins_are_listed_with_their_kind_and_not_imported() -> None:
-    listed = {listing.name: listing.kind for listing in plugins.available()}
+    listed = {listing.name: listing.kind for listing in registry.available()}
     assert {"hard": "strategy", "logit": "strategy", "feature": "strategy", "joint": "strategy"}.items() <= listed.items()
     assert listed["transformer"] == "family"
 
@@ -107,24 +108,24 @@ def test_public_names_are_sorted_classes() -> None:
 
 
 def test_a_single_file_stands_beside_the_built_ins(write: Write) -> None:
-    loaded = plugins.load([], ["mine", "hard"], [write()])
+    loaded = registry.load([], ["mine", "hard"], [write()])
     assert list(loaded.strategies) == ["hard", "mine"]
     assert loaded.strategy("mine", {"weight": 0.5}) == loaded.strategies["mine"](weight=0.5)  # type: ignore[call-arg]
 
 
 def test_a_listed_file_is_loaded_though_nobody_names_it(write: Write) -> None:
-    assert "mine" in plugins.load([], ["hard"], [write()]).strategies
+    assert "mine" in registry.load([], ["hard"], [write()]).strategies
 
 
 def test_only_what_is_named_is_imported(installed: Callable[..., Path]) -> None:
     installed({"broken": "kd_broken", "mine": "kd_mine"}, {"kd_broken": "1 / 0", "kd_mine": WORKING})
-    assert [listing.origin for listing in plugins.available() if listing.name == "broken"] == [
+    assert [listing.origin for listing in registry.available() if listing.name == "broken"] == [
         "entry point broken = kd_broken of kd-extra 1.2"
     ]
-    assert "mine" in plugins.load([], ["mine"]).strategies
+    assert "mine" in registry.load([], ["mine"]).strategies
     assert "kd_broken" not in sys.modules
     with pytest.raises(PluginError, match=r"entry point broken = kd_broken of kd-extra 1.2.*ZeroDivisionError"):
-        plugins.load([], ["broken"])
+        registry.load([], ["broken"])
 
 
 def test_a_broken_installed_plugin_is_left_out_with_a_warning(installed: Callable[..., Path]) -> None:
@@ -135,12 +136,12 @@ def test_a_broken_installed_plugin_is_left_out_with_a_warning(installed: Callabl
 
 def test_a_module_under_plugins_is_found_by_its_name(installed: Callable[..., Path]) -> None:
     installed({}, {"mine": WORKING})
-    assert plugins.load([], ["mine"], ["mine"]).describe()[0]["origin"] == "module mine"
+    assert registry.load([], ["mine"], ["mine"]).describe()[0]["origin"] == "module mine"
 
 
 def test_describe_says_where_each_comes_from(installed: Callable[..., Path], write: Write) -> None:
     installed({"theirs": "kd_theirs"}, {"kd_theirs": WORKING.replace('"mine"', '"theirs"')})
-    described = {each["name"]: each for each in plugins.load(["transformer"], ["theirs"], [write()]).describe()}
+    described = {each["name"]: each for each in registry.load(["transformer"], ["theirs"], [write()]).describe()}
     assert described["theirs"]["version"] == "1.2"
     assert described["transformer"] | {"hash": "", "version": ""} == {
         "name": "transformer",
@@ -159,22 +160,22 @@ def test_describe_says_where_each_comes_from(installed: Callable[..., Path], wri
 
 def test_unknown_name_lists_what_there_is() -> None:
     with pytest.raises(PluginError) as caught:
-        plugins.load([], ["logti"])
+        registry.load([], ["logti"])
     there_is = ", ".join(sorted(kdsearch.strategies()))
     assert f"no strategy 'logti'. Did you mean 'logit'? There is: {there_is}." in str(caught.value)
 
 
 def test_a_strategy_listed_as_a_family_is_sent_to_its_place() -> None:
     with pytest.raises(PluginError, match=r"plugins/hard.py: 'hard' is a strategy, not a family: move it to space.strategies"):
-        plugins.load(["hard"], [])
+        registry.load(["hard"], [])
 
 
 def test_a_named_file_that_is_not_listed_is_pointed_out(write: Write) -> None:
     write()
     with pytest.raises(PluginError, match=r"no strategy 'mine'.*There is a file mine.py here: add mine.py under plugins:"):
-        plugins.load([], ["mine"])
+        registry.load([], ["mine"])
     with pytest.raises(PluginError, match=r"no plugin 'mine'.*There is a file mine.py here: give its path, ./mine.py"):
-        plugins.load_one("mine")
+        registry.load_one("mine")
 
 
 def test_misspelt_hook(write: Write) -> None:
@@ -188,7 +189,7 @@ def test_misspelt_hook_without_its_mark(write: Write) -> None:
 
 
 def test_a_hook_needs_no_mark(write: Write) -> None:
-    assert "mine" in plugins.load([], [], [write(("@hookimpl\n", ""))]).strategies
+    assert "mine" in registry.load([], [], [write(("@hookimpl\n", ""))]).strategies
 
 
 def test_no_hook_at_all(write: Write) -> None:
@@ -203,7 +204,7 @@ def test_hook_with_a_parameter(write: Write) -> None:
 def test_missing_module_is_named(write: Write) -> None:
     path = write(text="import not_there_at_all\n")
     with pytest.raises(PluginError) as caught:
-        plugins.load([], [], [path])
+        registry.load([], [], [path])
     assert str(caught.value) == (
         "mine.py: imports 'not_there_at_all', which is not installed: install it (on every node), or take the import out"
     )
@@ -261,19 +262,19 @@ def test_duplicate_of_an_installed_one_names_both(installed: Callable[..., Path]
     installed({"mine": "kd_one"}, {"kd_one": WORKING}, package="kd-one")
     installed({"mine": "kd_two"}, {"kd_two": WORKING}, package="kd-two")
     with pytest.raises(PluginError) as caught:
-        plugins.load([], ["mine"])
+        registry.load([], ["mine"])
     message = str(caught.value)
     assert "of kd-one 1.2 and entry point mine = kd_two of kd-two 1.2" in message
 
 
 def test_an_installed_duplicate_that_nobody_names_does_not_hurt(installed: Callable[..., Path]) -> None:
     installed({"logit": "kd_one"}, {"kd_one": WORKING})
-    assert "hard" in plugins.load([], ["hard"]).strategies
+    assert "hard" in registry.load([], ["hard"]).strategies
 
 
 def test_the_same_file_twice_is_one_plugin(write: Write) -> None:
     path = write()
-    assert list(plugins.load([], [], [path, f"./{path}", str(Path(path).resolve())]).strategies) == ["mine"]
+    assert list(registry.load([], [], [path, f"./{path}", str(Path(path).resolve())]).strategies) == ["mine"]
 
 
 def test_instance_instead_of_class(write: Write) -> None:
@@ -386,10 +387,10 @@ def test_a_family_that_provides_nothing(write: Write) -> None:
 
 def test_fields_become_json_and_come_back(write: Write) -> None:
     path = write(("weight: float", "weight: float | None\n    layers: tuple[int, ...] = (0, 2)"))
-    loaded = plugins.load([], [], [path])
+    loaded = registry.load([], [], [path])
     instance = loaded.strategies["mine"](weight=None)  # type: ignore[call-arg]
-    assert plugins.dump(instance) == {"weight": None, "layers": [0, 2]}
-    assert loaded.strategy("mine", json.loads(json.dumps(plugins.dump(instance)))) == instance
+    assert registry.dump(instance) == {"weight": None, "layers": [0, 2]}
+    assert loaded.strategy("mine", json.loads(json.dumps(registry.dump(instance)))) == instance
 
 
 @pytest.mark.parametrize(
@@ -402,7 +403,7 @@ def test_fields_become_json_and_come_back(write: Write) -> None:
     ],
 )
 def test_fields_that_do_not_fit(write: Write, fields: dict[str, Any], complaint: str) -> None:
-    loaded = plugins.load([], [], [write()])
+    loaded = registry.load([], [], [write()])
     with pytest.raises(PluginError) as caught:
         loaded.strategy("mine", fields)
     assert complaint in str(caught.value)
@@ -413,15 +414,15 @@ def test_fields_that_do_not_fit(write: Write, fields: dict[str, Any], complaint:
 
 def _in_a_worker(folder: str, shipped: str, answers: Any) -> None:
     os.chdir(folder)
-    received = plugins.Plugins.receive(json.loads(shipped))
-    again = plugins.Plugins.receive(json.loads(shipped))
+    received = registry.Plugins.receive(json.loads(shipped))
+    again = registry.Plugins.receive(json.loads(shipped))
     strategy = received.strategy("mine", {"weight": 0.25})
-    answers.put((sorted(received.strategies), plugins.dump(strategy), received is again, type(strategy).__module__ in sys.modules))
+    answers.put((sorted(received.strategies), registry.dump(strategy), received is again, type(strategy).__module__ in sys.modules))
 
 
 def test_a_worker_without_the_file_has_the_same_plugins(write: Write, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = write()
-    shipped = json.dumps(plugins.load([], ["hard"], [path]).shipped())
+    shipped = json.dumps(registry.load([], ["hard"], [path]).shipped())
     Path(path).unlink()
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
@@ -433,40 +434,40 @@ def test_a_worker_without_the_file_has_the_same_plugins(write: Write, tmp_path_f
 
 def test_an_installed_plugin_travels_as_a_name(installed: Callable[..., Path]) -> None:
     installed({"mine": "kd_mine"}, {"kd_mine": WORKING})
-    (record,) = plugins.load([], ["mine"]).shipped()
+    (record,) = registry.load([], ["mine"]).shipped()
     assert (record["locator"], record["text"], record["distribution"]) == ("kd_mine", None, "kd-extra")
-    assert "mine" in plugins.Plugins.receive([record]).strategies
+    assert "mine" in registry.Plugins.receive([record]).strategies
 
 
 def test_a_worker_without_the_package_says_what_to_install(installed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     site = installed({"mine": "kd_mine"}, {"kd_mine": WORKING}, version="1.3")
-    shipped = plugins.load([], ["mine"]).shipped()
+    shipped = registry.load([], ["mine"]).shipped()
     with pytest.raises(PluginError, match=r"node .*: its source is not the driver's: install the same kd-extra==1.3 on every node"):
-        plugins.Plugins.receive([{**shipped[0], "hash": "other"}])
+        registry.Plugins.receive([{**shipped[0], "hash": "other"}])
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(site)])
     del sys.modules["kd_mine"]
     with pytest.raises(PluginError, match=r"node .*: its package has no module 'kd_mine' on this machine"):
-        plugins.Plugins.receive(shipped)
+        registry.Plugins.receive(shipped)
 
 
 def test_a_built_in_that_differs_on_the_worker_is_run_from_its_text() -> None:
-    (record,) = plugins.load([], ["hard"]).shipped()
+    (record,) = registry.load([], ["hard"]).shipped()
     changed = {**record, "text": record["text"].replace('"the control"', '"the control, changed"')}
-    changed["hash"] = plugins.digest(changed["text"])
-    assert plugins.Plugins.receive([changed]).strategies["hard"].source == "the control, changed"
-    assert plugins.Plugins.receive([record]).strategies["hard"] is kdsearch.strategies()["hard"]
+    changed["hash"] = registry.digest(changed["text"])
+    assert registry.Plugins.receive([changed]).strategies["hard"].source == "the control, changed"
+    assert registry.Plugins.receive([record]).strategies["hard"] is kdsearch.strategies()["hard"]
 
 
 def test_a_file_edited_between_two_loads_is_another_class(write: Write) -> None:
-    first = plugins.load([], [], [write()]).strategies["mine"]
-    same = plugins.load([], [], [write()]).strategies["mine"]
-    other = plugins.load([], [], [write(("an idea, 2024", "an idea, 2025"))]).strategies["mine"]
+    first = registry.load([], [], [write()]).strategies["mine"]
+    same = registry.load([], [], [write()]).strategies["mine"]
+    other = registry.load([], [], [write(("an idea, 2024", "an idea, 2025"))]).strategies["mine"]
     assert first is same
     assert (first.source, other.source) == ("an idea, 2024", "an idea, 2025")
 
 
 def test_a_built_in_under_plugins_is_itself() -> None:
-    assert plugins.load([], ["hard"], ["kdsearch_plugins.hard"]).describe()[0]["origin"] == "plugins/hard.py (built in)"
+    assert registry.load([], ["hard"], ["kdsearch_plugins.hard"]).describe()[0]["origin"] == "plugins/hard.py (built in)"
 
 
 # The hooks' own examples
@@ -483,7 +484,7 @@ def test_the_example_of_each_hook_works(write: Write, hook: Any, name: str) -> N
     from kdsearch.testing import check
 
     assert f"`{name}.py`" in (hook.__doc__ or "")
-    cls = plugins.load_one(Path(write(name=f"{name}.py", text=indent(example(hook.__doc__), "    "))))
+    cls = registry.load_one(Path(write(name=f"{name}.py", text=indent(example(hook.__doc__), "    "))))
     assert issubclass(cls, Strategy | Family)
     assert check(cls) == []
 
@@ -552,4 +553,4 @@ def test_new_writes_a_strategy_and_a_test_that_pass_as_written(write: Write) -> 
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "16 passed" in done.stdout
-    assert list(plugins.load([], ["soft_huber"], ["soft_huber.py"]).strategies) == ["soft_huber"]
+    assert list(registry.load([], ["soft_huber"], ["soft_huber.py"]).strategies) == ["soft_huber"]

@@ -20,8 +20,8 @@ from kdsearch.config.schema import StudyConfig
 from kdsearch.cost import Cost
 from kdsearch.errors import InputError, PluginError, StateError
 from kdsearch.front import hypervolume
-from kdsearch.plugins import Plugins
 from kdsearch.record import State
+from kdsearch.registry.registry import Plugins
 from kdsearch.searching.candidates import Candidate, Candidates
 from kdsearch.searching.dashboard import export
 from kdsearch.searching.explore import explore
@@ -647,11 +647,11 @@ def test_study_db_opens_in_optuna_dashboard(tmp_path: Path) -> None:
 
 
 def test_the_built_in_plugins_can_be_searched(tmp_path: Path) -> None:
-    from kdsearch import plugins
+    from kdsearch.registry import registry
 
     names = ["hard", "logit", "feature", "joint"]
     teacher = replace(TEACHER, intermediate=256, provides=frozenset(Signal))
-    loaded: Plugins = plugins.load(["transformer"], names)
+    loaded: Plugins = registry.load(["transformer"], names)
     config = study(families=["transformer"], strategies=names, limits={"params": "200k"})
     with Ledger(tmp_path) as ledger:
         ledger.begin()

@@ -27,7 +27,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from typer.testing import CliRunner
 
 import kdsearch.searching
-from kdsearch import cache, cli, confirm, dryrun, ensemble, front, losses, metrics, plugins, prepare, study, trial
+from kdsearch import cache, cli, confirm, dryrun, ensemble, front, losses, metrics, prepare, study, trial
 from kdsearch.api import Batch, Need, Signal, Strategy
 from kdsearch.assets import Assets, Several
 from kdsearch.config import schema, study_file
@@ -36,6 +36,7 @@ from kdsearch.data.splits import Table
 from kdsearch.deploy import card
 from kdsearch.errors import InputError, PluginError, StateError
 from kdsearch.io.files import read_log
+from kdsearch.registry import registry
 from kdsearch.report.facts import Facts
 from kdsearch.searching.run import StudyRun
 from kdsearch.teaching import Teaching
@@ -309,7 +310,7 @@ def test_only_a_frozen_strategy_may_read_each_teacher(tmp_path: Path) -> None:
     path = tmp_path / "torn.py"
     path.write_text(text.replace('name: ClassVar[str] = "joint"', 'each_teacher: ClassVar[bool] = True\n    name: ClassVar[str] = "torn"'))
     with pytest.raises(PluginError, match="each_teacher is for frozen teachers"):
-        plugins.load_one(path)
+        registry.load_one(path)
 
 
 # --- what a trial sees

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdsearch import plugins
 from kdsearch.api import Batch, Outputs, Signal
+from kdsearch.registry import registry
 from kdsearch.space import Knobs, RandomDraw
 from kdsearch.testing import tiny_info, tiny_teacher
 from kdsearch_plugins.feature import FeatureKD, Projections
@@ -121,7 +121,7 @@ SOFT += ["attention", "relations", "two_stage"]
 @pytest.mark.parametrize("name", SOFT)
 def test_a_regression_draws_nothing_that_has_no_effect_on_it(name: str) -> None:
     knobs, info = Knobs(), replace(tiny_info(tiny_teacher(labels=1)), teachers=2)
-    strategy = plugins.load([], [name]).strategies[name]
+    strategy = registry.load([], [name]).strategies[name]
     for seed in range(8):
         fields = strategy.suggest(knobs.space(RandomDraw(np.random.default_rng(seed)), name), info, info)
         assert fields["temperature"] in (1.0, None)

@@ -13,12 +13,12 @@ from test_strategies import EVEN, FORWARD, THREE_TO_ONE, rows
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from kdsearch import plugins
 from kdsearch.api import ModelInfo, Need, Outputs, Signal, Strategy
 from kdsearch.config.schema import StudyConfig
 from kdsearch.encoder import Encoder
 from kdsearch.errors import InputError
-from kdsearch.plugins import Plugins
+from kdsearch.registry import registry
+from kdsearch.registry.registry import Plugins
 from kdsearch.searching.candidates import Candidate, Candidates
 from kdsearch.searching.explore import explore
 from kdsearch.space import Knobs, RandomDraw
@@ -67,7 +67,7 @@ def planned(strategies: list[str], knobs: dict[str, object]) -> tuple[Plugins, S
     config = StudyConfig.model_validate(
         {"name": "toy", "data": {"preset": "rotten_tomatoes"}, "teacher": {"preset": "minilm"}, "space": space, "search": {"trials": 40}}
     )
-    return plugins.load(["transformer"], strategies), config
+    return registry.load(["transformer"], strategies), config
 
 
 def drawing(strategies: list[str], teacher: ModelInfo) -> Candidates:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from kdsearch.api import Batch, Family, ModelInfo, Need, Outputs, Signal, Space, Strategy, TeacherRole, UndeclaredSignal
 from kdsearch.encoder import mean_over_tokens
 from kdsearch.errors import KdsearchError, PluginError
-from kdsearch.plugin_classes import check_yielded
+from kdsearch.registry.classes import check_yielded
 from kdsearch.testing import (
     FamilyContract,
     check,

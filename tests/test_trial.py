@@ -15,9 +15,10 @@ import torch
 import worlds
 from safetensors.torch import load as load_tensors
 
-from kdsearch import plugins, student, train, trial
+from kdsearch import student, train, trial
 from kdsearch.api import Need, Signal
 from kdsearch.assets import Assets, Part
+from kdsearch.registry import registry
 from kdsearch.searching import retrain
 from kdsearch.student import load_student
 from kdsearch.testing import tiny_info, tiny_teacher
@@ -35,7 +36,7 @@ STRATEGIES: dict[str, dict[str, object]] = {
 
 @pytest.fixture(scope="module")
 def assets() -> Assets:
-    loaded = plugins.load(["transformer"], list(STRATEGIES))
+    loaded = registry.load(["transformer"], list(STRATEGIES))
     return worlds.assets(worlds.good_teacher(), unlabelled=200, plugins=loaded.shipped())
 
 
@@ -266,7 +267,7 @@ def values(unit: Unit = OWN) -> Assets:
     As many training rows have the one as the other, the rest have no label: mean and standard deviation are those of the unit, exactly.
     """
     names = ["hard", "logit", "joint"]
-    made = worlds.assets(tiny_teacher(labels=2, vocab=len(worlds.WORDS)), plugins=plugins.load(["transformer"], names).shipped())
+    made = worlds.assets(tiny_teacher(labels=2, vocab=len(worlds.WORDS)), plugins=registry.load(["transformer"], names).shipped())
     teacher = tiny_teacher(labels=1, vocab=len(worlds.WORDS))  # the same but for its head
     weights = {name: tensor.numpy() for name, tensor in teacher.state_dict().items()}
     weights["classifier.weight"] = weights["classifier.weight"] * np.float32(unit.sd)

@@ -12,8 +12,8 @@ from kdsearch.api import Family, ModelInfo, Signal, Strategy, TeacherRole
 from kdsearch.config.schema import StudyConfig
 from kdsearch.errors import InputError, KdsearchError, PluginError
 from kdsearch.io.files import digest
-from kdsearch.plugin_classes import dump
-from kdsearch.plugins import Plugins
+from kdsearch.registry.classes import dump
+from kdsearch.registry.registry import Plugins
 from kdsearch.space import OPT_IN, CornerDraw, Draw, Knobs, RandomDraw, global_knob
 from kdsearch.trial import TrialSpec
 

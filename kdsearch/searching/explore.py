@@ -11,7 +11,7 @@ from kdsearch.api import Family, ModelInfo
 from kdsearch.config.schema import StudyConfig
 from kdsearch.cost import Cost
 from kdsearch.errors import InputError
-from kdsearch.plugins import Plugins
+from kdsearch.registry.registry import Plugins
 from kdsearch.searching.candidates import FAMILY, STRATEGY, Candidate, Candidates, Paired, Sized
 from kdsearch.space import Knob
 

@@ -19,8 +19,8 @@ from kdsearch.config.schema import StudyConfig
 from kdsearch.cost import Cost
 from kdsearch.errors import StateError
 from kdsearch.io.files import canonical
-from kdsearch.plugins import Plugins
 from kdsearch.record import State, TrialRecord
+from kdsearch.registry.registry import Plugins
 from kdsearch.searching.candidates import Candidate, Candidates
 from kdsearch.searching.ledger import Ledger
 from kdsearch.trial import TrialSpec

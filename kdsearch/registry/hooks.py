@@ -9,11 +9,11 @@ from typing import Any
 
 import pluggy
 
-from kdsearch import hookspecs
 from kdsearch.api import Family, Strategy
 from kdsearch.errors import KdsearchError, PluginError, did_you_mean
-from kdsearch.plugin_classes import HOOKS, Plugin, check_yielded
-from kdsearch.plugin_sources import Imported, Source
+from kdsearch.registry import hookspecs
+from kdsearch.registry.classes import HOOKS, Plugin, check_yielded
+from kdsearch.registry.discover import Imported, Source
 
 
 @dataclass(frozen=True)

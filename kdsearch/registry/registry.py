@@ -11,13 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdsearch import plugin_sources
 from kdsearch.api import Family, Strategy
 from kdsearch.errors import PluginError, did_you_mean
 from kdsearch.io.files import canonical, digest
-from kdsearch.plugin_classes import Plugin, construct, dump, kind_of
-from kdsearch.plugin_hooks import Loaded, register
-from kdsearch.plugin_sources import Imported, Source
+from kdsearch.registry import discover
+from kdsearch.registry.classes import Plugin, construct, dump, kind_of
+from kdsearch.registry.discover import Imported, Source
+from kdsearch.registry.hooks import Loaded, register
 
 __all__ = ["Listing", "Plugins", "available", "dump", "families", "load", "load_one", "strategies"]
 
@@ -39,7 +39,7 @@ def available(extra: Sequence[str] = ()) -> list[Listing]:
     """
     found = _candidates(extra)
     return [
-        Listing(source.name, plugin_sources.kind_without_import(source), _origin(source))
+        Listing(source.name, discover.kind_without_import(source), _origin(source))
         for source in sorted(found, key=lambda source: (source.name, source.where))
     ]
 
@@ -62,11 +62,11 @@ def load(families: Sequence[str], strategies: Sequence[str], extra: Sequence[str
         if name not in {source.name for source in found}:
             raise PluginError(_unknown(name, "strategy" if name in strategies else "family", found))
         wanted.setdefault(name, next(source for source in found if source.name == name))
-    for name, claims in plugin_sources.duplicates(found).items():
+    for name, claims in discover.duplicates(found).items():
         if name in wanted:
             places = " and ".join(_origin(source) for source in claims)
             raise PluginError(f"the name {name!r} belongs to two plugins: {places}: rename one (its file or entry point, and its `name`)")
-    plugins = Plugins(register([plugin_sources.import_source(source) for source in wanted.values()]))
+    plugins = Plugins(register([discover.import_source(source) for source in wanted.values()]))
     for names, kind, classes in (
         (strategies, "strategy", plugins.strategies),
         (families, "family", plugins.families),
@@ -92,10 +92,10 @@ def load_one(name_or_path: str | Path) -> Plugin:
         raise PluginError(f"the name {entry!r} belongs to two plugins: {places}: rename one (its file or entry point, and its `name`)")
     if not sources:
         if isinstance(name_or_path, Path) or not entry.isidentifier() or importlib.util.find_spec(entry):
-            sources = [plugin_sources.named_in_study(entry)]
+            sources = [discover.named_in_study(entry)]
         else:
             raise PluginError(_unknown(entry, None, _candidates()))
-    (loaded,) = register([plugin_sources.import_source(sources[0])])
+    (loaded,) = register([discover.import_source(sources[0])])
     return loaded.plugin
 
 
@@ -115,7 +115,7 @@ def _installed() -> Plugins:
         try:
             if source.name in loaded:
                 raise PluginError(f"the name {source.name!r} belongs to {_origin(loaded[source.name].source)} already")
-            loaded[source.name] = register([plugin_sources.import_source(source)])[0]
+            loaded[source.name] = register([discover.import_source(source)])[0]
         except PluginError as problem:
             warnings.warn(f"plugin left out: {problem}", UserWarning, stacklevel=3)
     return Plugins(tuple(loaded.values()))
@@ -219,13 +219,13 @@ def _receive(record: Mapping[str, Any]) -> Imported:
         version=record["version"],
     )
     if source.kind == "built-in":
-        for here in plugin_sources.built_ins():
+        for here in discover.built_ins():
             if here.name == source.name and here.path and _same_text(here.path, here.where, record["hash"]):
-                return plugin_sources.import_source(here)
+                return discover.import_source(here)
     if record["text"] is not None:
-        return plugin_sources.import_text(source, record["text"])
+        return discover.import_text(source, record["text"])
     try:
-        imported = plugin_sources.import_source(source)
+        imported = discover.import_source(source)
     except PluginError as problem:
         raise PluginError(f"node {socket.gethostname()}: {problem}") from problem
     if imported.hash != record["hash"]:
@@ -238,24 +238,24 @@ def _receive(record: Mapping[str, Any]) -> Imported:
 
 
 def _same_text(path: str, where: str, text_hash: str) -> bool:
-    return digest(plugin_sources.read_text(Path(path), where)) == text_hash
+    return digest(discover.read_text(Path(path), where)) == text_hash
 
 
 def _listed(extra: Sequence[str]) -> list[Source]:
     """The study's own plugins, a built-in's file as the built-in that it is, and each only once."""
-    own = {source.locator: source for source in plugin_sources.built_ins()}
+    own = {source.locator: source for source in discover.built_ins()}
     own |= {str(Path(source.path).resolve()): source for source in own.values() if source.path}
     listed: dict[tuple[str, str], Source] = {}
     for entry in extra:
-        source = plugin_sources.named_in_study(entry)
+        source = discover.named_in_study(entry)
         source = own.get(source.locator, source)
         listed.setdefault((source.kind, source.locator), source)
     return list(listed.values())
 
 
 def _candidates(extra: Sequence[str] = ()) -> list[Source]:
-    built_in, listed = plugin_sources.built_ins(), _listed(extra)
-    return [*built_in, *(source for source in listed if source.kind != "built-in"), *plugin_sources.entry_points()]
+    built_in, listed = discover.built_ins(), _listed(extra)
+    return [*built_in, *(source for source in listed if source.kind != "built-in"), *discover.entry_points()]
 
 
 def _origin(source: Source) -> str:
@@ -269,7 +269,7 @@ def _plural(kind: str) -> str:
 
 
 def _unknown(name: str, kind: str | None, found: Iterable[Source]) -> str:
-    kinds = {source.name: plugin_sources.kind_without_import(source) for source in found}
+    kinds = {source.name: discover.kind_without_import(source) for source in found}
     known = sorted(each for each, its_kind in kinds.items() if kind is None or its_kind in (kind, None))
     near = did_you_mean(name, known)
     listing = f" There is: {', '.join(known)}." if known else ""

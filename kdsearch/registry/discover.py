@@ -19,9 +19,9 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 from kdsearch.errors import KdsearchError, PluginError, did_you_mean
-from kdsearch.hookspecs import PROJECT
 from kdsearch.io.files import digest
-from kdsearch.plugin_classes import HOOKS, check_name, kind_of
+from kdsearch.registry.classes import HOOKS, check_name, kind_of
+from kdsearch.registry.hookspecs import PROJECT
 
 BUILT_IN = "kdsearch_plugins"
 

@@ -7,8 +7,8 @@ from string import Template
 
 from kdsearch.errors import PluginError
 from kdsearch.io.files import replace_file
-from kdsearch.plugin_classes import check_name
-from kdsearch.plugins import available
+from kdsearch.registry.classes import check_name
+from kdsearch.registry.registry import available
 
 _STRATEGY = Template('''\
 """$name: the student follows the teacher's logits; differences above delta weigh less, so that outliers do not lead."""
