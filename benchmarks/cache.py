@@ -15,7 +15,7 @@ from kdsearch.api import Batch, Outputs, Strategy
 from kdsearch.assets import Assets
 from kdsearch.encoder import Encoder
 from kdsearch.teaching import Teaching
-from kdsearch.train import Rows
+from kdsearch.training.loop import Rows
 from kdsearch.trial import TrialSpec, _Trial
 
 PAIRS = 3

@@ -17,7 +17,7 @@ import world
 
 from kdsearch import trial
 from kdsearch.api import Need, Signal
-from kdsearch.train import Rows, bucketed, groups, mixed
+from kdsearch.training.loop import Rows, bucketed, groups, mixed
 from kdsearch.trial import _Trial
 
 TURNS = 5

@@ -26,7 +26,7 @@ from kdsearch import cache, student, trial
 from kdsearch.api import Need, Signal
 from kdsearch.data.splits import Tokens
 from kdsearch.prepare import Prepared
-from kdsearch.train import Rows, fast_bfloat16
+from kdsearch.training.loop import Rows, fast_bfloat16
 from kdsearch.trial import TrialSpec, _Trial
 
 PAIRS = 3

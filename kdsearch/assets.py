@@ -19,7 +19,7 @@ from kdsearch.data.splits import Tokens
 from kdsearch.data.vocabulary import Vocabulary
 from kdsearch.encoder import ANATOMY
 from kdsearch.io import files
-from kdsearch.train import as_tensor
+from kdsearch.training.loop import as_tensor
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from kdsearch.encoder import Encoder
 from kdsearch.errors import EnvironmentProblem, PluginError
 from kdsearch.io import files
 from kdsearch.io.progress import Progress
-from kdsearch.train import Rows, default_device, fast_bfloat16, in_order, mixed
+from kdsearch.training.loop import Rows, default_device, fast_bfloat16, in_order, mixed
 
 FORMAT = 1  # part of every key: raise it when the numbers or their layout change
 DTYPE = np.dtype("<f4")

@@ -23,7 +23,7 @@ from kdsearch.prepare import Known
 from kdsearch.searching.candidates import Candidate
 from kdsearch.searching.view import clock
 from kdsearch.teacher import Plan
-from kdsearch.train import Recipe, Rows, groups, mixed, steps_per_epoch
+from kdsearch.training.loop import Recipe, Rows, groups, mixed, steps_per_epoch
 
 SAMPLES = 6  # students that are really built and stepped, spread over the sizes
 STEPS = 2

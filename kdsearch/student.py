@@ -24,7 +24,7 @@ from kdsearch.data.splits import Table, tokenise
 from kdsearch.encoder import Encoder
 from kdsearch.errors import InputError
 from kdsearch.registry import registry
-from kdsearch.train import Rows, in_order
+from kdsearch.training.loop import Rows, in_order
 
 RECORD = "kdsearch.json"
 WEIGHTS = "model.safetensors"

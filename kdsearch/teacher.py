@@ -23,7 +23,7 @@ from kdsearch.data.splits import Data, Table, tokenise
 from kdsearch.errors import InputError
 from kdsearch.io import files as io
 from kdsearch.io.progress import Progress
-from kdsearch.train import NotFinite, Recipe, Rows, default_device, fast_bfloat16, fit, groups, mixed
+from kdsearch.training.loop import NotFinite, Recipe, Rows, default_device, fast_bfloat16, fit, groups, mixed
 
 RECORD = "kdsearch-teacher.json"  # in a folder that we tuned: what it was tuned from and on
 TUNING = 1  # version of the fine-tuning: raise it when the same inputs give another teacher

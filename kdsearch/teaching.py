@@ -15,8 +15,8 @@ from kdsearch.assets import Assets, Part
 from kdsearch.cache import from_bottom
 from kdsearch.encoder import Encoder
 from kdsearch.private_teacher import PrivateTeacher, split_state
-from kdsearch.train import NotFinite, Rows, as_tensor, mixed, token_places
-from kdsearch.unit import OWN, Unit
+from kdsearch.training.loop import NotFinite, Rows, as_tensor, mixed, token_places
+from kdsearch.training.target_scaling import OWN, Unit
 
 _LOGITS = Need(Signal.LOGITS)
 

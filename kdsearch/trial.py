@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsearch import compact, metrics, student
+from kdsearch import metrics, student
 from kdsearch.api import Family, Need, Signal, Strategy, TeacherRole
 from kdsearch.assets import Assets
 from kdsearch.errors import InputError
 from kdsearch.io import files as io
 from kdsearch.registry.registry import Plugins
 from kdsearch.teaching import Teaching
-from kdsearch.train import NotFinite, OutOfTime, Recipe, Rows, as_tensor, default_device, fit, groups, mixed, set_dropout
-from kdsearch.unit import OWN, Rescalable, Unit, output_map
+from kdsearch.training import compact_table
+from kdsearch.training.loop import NotFinite, OutOfTime, Recipe, Rows, as_tensor, default_device, fit, groups, mixed, set_dropout
+from kdsearch.training.target_scaling import OWN, Rescalable, Unit, output_map
 
 RUNGS = (0.25, 0.5, 0.75)  # shares of the planned examples after which a trial shows its validation scores
 LOOKS = tuple(look / 20 for look in range(1, 21))  # shares after which a trial with patience looks at them itself; every rung is one
@@ -179,7 +180,7 @@ class _Trial:
             self.family.observe(module, as_tensor(read.ids).long(), as_tensor(read.offsets), self._answers())
         self.family.start_from(module, assets.teacher(self.vocabulary))
         set_dropout(module, self.recipe.dropout)
-        self.table = compact.CompactTable.of(self.family.word_table(module), (learnt, validation), pad)
+        self.table = compact_table.CompactTable.of(self.family.word_table(module), (learnt, validation), pad)
         self.module = module.to(device)
         extra = self.strategy.build(assets.info, info)
         self.extra = None if extra is None else extra.to(device)

@@ -15,7 +15,7 @@ FLOORS = [
     {"errors", "io", "api", "space", "metrics", "statistics"},
     {"config", "data", "record", "losses", "registry"},
     {
-        "train",
+        "training",
         "encoder",
         "checkpoint",
         "gate",
@@ -24,8 +24,6 @@ FLOORS = [
         "ensemble",
         "initialise",
         "modules",
-        "compact",
-        "unit",
     },
     {"cost", "assets", "private_teacher"},
     {"student", "teaching", "trial", "front", "choosing", "analysis", "evidence"},

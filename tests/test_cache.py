@@ -18,7 +18,7 @@ from kdsearch.api import ModelInfo, Need, Signal
 from kdsearch.data.splits import Tokens
 from kdsearch.encoder import Encoder
 from kdsearch.errors import EnvironmentProblem, PluginError
-from kdsearch.train import Rows
+from kdsearch.training.loop import Rows
 
 LOGITS = Need(Signal.LOGITS)
 TOP = Need(Signal.HIDDEN, -1)

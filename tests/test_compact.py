@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdsearch.compact import CompactTable
 from kdsearch.data.splits import Tokens
+from kdsearch.training.compact_table import CompactTable
 
 
 def rows(*ids: int) -> Tokens:

@@ -23,9 +23,9 @@ from kdsearch.encoder import Encoder
 from kdsearch.registry import registry
 from kdsearch.student import files, load_student, predict
 from kdsearch.testing import eight_sentences, tiny_info, tiny_teacher
-from kdsearch.train import Rows, layers_above
+from kdsearch.training.loop import Rows, layers_above
+from kdsearch.training.target_scaling import Unit, output_map
 from kdsearch.trial import TrialSpec, run
-from kdsearch.unit import Unit, output_map
 from kdsearch_plugins.bilstm import BiLstm
 from kdsearch_plugins.cnn import Cnn
 from kdsearch_plugins.mlp import STRIDE, Bag, Mlp

@@ -27,7 +27,7 @@ from kdsearch.data.splits import Data, Table, tokenise
 from kdsearch.encoder import Encoder
 from kdsearch.errors import EnvironmentProblem, InputError
 from kdsearch.teacher import RECORD, Teacher
-from kdsearch.train import Rows
+from kdsearch.training.loop import Rows
 
 CLASSES = ("bad", "fair", "good")
 MARKS = {"bad": ("awful", "dull"), "fair": ("plain", "usual"), "good": ("bright", "fine")}

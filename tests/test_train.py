@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from kdsearch import train
 from kdsearch.api import Batch, Need, Outputs
 from kdsearch.data.splits import Tokens
-from kdsearch.train import NotFinite, OutOfTime, Recipe, Rows, bucketed, fit, groups, in_order
-from kdsearch.unit import Unit, output_map
+from kdsearch.training import loop
+from kdsearch.training.loop import NotFinite, OutOfTime, Recipe, Rows, bucketed, fit, groups, in_order
+from kdsearch.training.target_scaling import Unit, output_map
 
 
 def tokens(*rows: list[int], types: list[list[int]] | None = None) -> Tokens:
@@ -221,10 +221,10 @@ def test_the_deadline_ends_the_training() -> None:
 )
 def test_a_cpu_is_fast_in_bfloat16_when_it_has_the_instructions(able: dict[str, bool], fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    assert train.fast_bfloat16(torch.device("cpu")) is fast
-    with train.mixed(torch.device("cpu")):
+    assert loop.fast_bfloat16(torch.device("cpu")) is fast
+    with loop.mixed(torch.device("cpu")):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is (torch.bfloat16 if fast else torch.float32)
-    with train.mixed(torch.device("cpu"), wanted=False):
+    with loop.mixed(torch.device("cpu"), wanted=False):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.float32
 
 
@@ -232,6 +232,6 @@ def test_a_cpu_is_fast_in_bfloat16_when_it_has_the_instructions(able: dict[str, 
 def test_gradients_are_scaled_together_when_their_norm_is_too_large_and_only_then(most: float, expected: list[float]) -> None:
     parameters = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
     parameters[0].grad, parameters[1].grad = torch.tensor([3.0]), torch.tensor([4.0])  # norm 5
-    train.clip(parameters, most)
+    loop.clip(parameters, most)
     found = [float(parameter.grad) for parameter in parameters if parameter.grad is not None]
     assert found == pytest.approx(expected, rel=1e-5)

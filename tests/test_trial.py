@@ -15,15 +15,16 @@ import torch
 import worlds
 from safetensors.torch import load as load_tensors
 
-from kdsearch import student, train, trial
+from kdsearch import student, trial
 from kdsearch.api import Need, Signal
 from kdsearch.assets import Assets, Part
 from kdsearch.registry import registry
 from kdsearch.searching import retrain
 from kdsearch.student import load_student
 from kdsearch.testing import tiny_info, tiny_teacher
+from kdsearch.training import loop
+from kdsearch.training.target_scaling import OWN, Unit
 from kdsearch.trial import Report, TrialResult, TrialSpec, run
-from kdsearch.unit import OWN, Unit
 
 STRATEGIES: dict[str, dict[str, object]] = {
     "hard": {},
@@ -339,7 +340,7 @@ def test_patience_of_a_regression_goes_back_to_its_best_look_in_the_labels_unit(
 def test_answers_that_are_not_finite_fail_as_such_at_the_first_rung(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
 
-    def broken(_module: object, rows: train.Rows) -> np.ndarray:
+    def broken(_module: object, rows: loop.Rows) -> np.ndarray:
         looked.append(len(rows))
         return np.full((len(rows), 1), np.nan, np.float32)
 

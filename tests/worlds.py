@@ -18,7 +18,7 @@ from kdsearch.data.splits import Table, Tokens, tokenise
 from kdsearch.data.vocabulary import Vocabulary
 from kdsearch.encoder import Encoder
 from kdsearch.testing import tiny_info, tiny_teacher
-from kdsearch.train import Rows
+from kdsearch.training.loop import Rows
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{index}" for index in range(96))]
 

@@ -21,7 +21,7 @@ from kdsearch.deploy import graph
 from kdsearch.errors import KdsearchError
 from kdsearch.io.progress import Progress
 from kdsearch.student import Student, load_student
-from kdsearch.train import Rows, in_order
+from kdsearch.training.loop import Rows, in_order
 from kdsearch.verify import Check
 
 if TYPE_CHECKING:
