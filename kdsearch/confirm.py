@@ -23,14 +23,15 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from kdsearch import analysis, evidence, finalists, front, metrics, prepare, statistics
+from kdsearch import finalists, front, prepare
 from kdsearch.api import Need, Signal
 from kdsearch.config import study_file
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits
 from kdsearch.data.splits import Table
 from kdsearch.errors import Interrupted, StateError, VerdictNo
-from kdsearch.evidence import Seeds
+from kdsearch.evaluation import analysis, evidence, metrics, statistics
+from kdsearch.evaluation.evidence import Seeds
 from kdsearch.finalists import Role, Run
 from kdsearch.io import files as io
 from kdsearch.io.progress import teacher_progress

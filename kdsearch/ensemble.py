@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from kdsearch import losses, metrics, teacher
+from kdsearch import losses, teacher
 from kdsearch.api import Need, Signal
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data.splits import Data, Table, Tokens, tokenise
 from kdsearch.errors import InputError
+from kdsearch.evaluation import metrics
 from kdsearch.io.progress import Progress
 from kdsearch.teacher import Plan, Teacher
 

@@ -8,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from kdsearch import front, statistics
+from kdsearch import front
+from kdsearch.evaluation import statistics
 from kdsearch.record import State, StudyState, TrialRecord
 from kdsearch.trial import TrialSpec
 

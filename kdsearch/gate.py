@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from kdsearch import metrics
 from kdsearch.errors import InputError
+from kdsearch.evaluation import metrics
 
 CLEARLY = 2.0  # standard errors: a difference beyond is not called noise
 CLEARLY_PERMUTED = 3.0  # more, because the best of many orders is picked

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch import cache, cost, ensemble, metrics, teacher
+from kdsearch import cache, cost, ensemble, teacher
 from kdsearch.api import Family, ModelInfo, Need, Signal, TeacherRole
 from kdsearch.assets import Assets, Part, Several
 from kdsearch.cache import Signals
@@ -23,6 +23,7 @@ from kdsearch.data.vocabulary import Vocabulary
 from kdsearch.encoder import Encoder
 from kdsearch.ensemble import Other
 from kdsearch.errors import InputError
+from kdsearch.evaluation import metrics
 from kdsearch.io import files as io
 from kdsearch.io.progress import Progress
 from kdsearch.private_teacher import split_state

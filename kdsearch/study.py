@@ -16,11 +16,12 @@ import torch
 import yaml
 from rich.console import Console
 
-from kdsearch import front, metrics, prepare, statistics
+from kdsearch import front, prepare
 from kdsearch.choosing import Rule
 from kdsearch.config import study_file
 from kdsearch.config.schema import StudyConfig
 from kdsearch.errors import InputError, Interrupted, StateError, VerdictNo
+from kdsearch.evaluation import metrics, statistics
 from kdsearch.io import files
 from kdsearch.io.progress import teacher_progress
 from kdsearch.prepare import Known, Prepared

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdsearch import metrics, student
+from kdsearch import student
 from kdsearch.api import Batch, ModelInfo, Need, Outputs, Signal, Strategy, TeacherRole
 from kdsearch.assets import Assets, Part
 from kdsearch.cache import from_bottom
 from kdsearch.encoder import Encoder
+from kdsearch.evaluation import metrics
 from kdsearch.private_teacher import PrivateTeacher, split_state
 from kdsearch.training.loop import NotFinite, Rows, as_tensor, mixed, token_places
 from kdsearch.training.target_scaling import OWN, Unit

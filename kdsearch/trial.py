@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsearch import metrics, student
+from kdsearch import student
 from kdsearch.api import Family, Need, Signal, Strategy, TeacherRole
 from kdsearch.assets import Assets
 from kdsearch.errors import InputError
+from kdsearch.evaluation import metrics
 from kdsearch.io import files as io
 from kdsearch.registry.registry import Plugins
 from kdsearch.teaching import Teaching

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from kdsearch import analysis
 from kdsearch.data.splits import Table
+from kdsearch.evaluation import analysis
 
 
 def table(texts: list[str], labels: list[int], pairs: list[str] | None = None) -> Table:

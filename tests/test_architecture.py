@@ -12,8 +12,8 @@ PACKAGE = ROOT / "kdsearch"
 
 # from the foundation upwards; a module imports its own floor and those below
 FLOORS = [
-    {"errors", "io", "api", "space", "metrics", "statistics"},
-    {"config", "data", "record", "losses", "registry"},
+    {"errors", "io", "api", "space"},
+    {"config", "data", "evaluation", "record", "losses", "registry"},
     {
         "training",
         "encoder",
@@ -26,7 +26,7 @@ FLOORS = [
         "modules",
     },
     {"cost", "assets", "private_teacher"},
-    {"student", "teaching", "trial", "front", "choosing", "analysis", "evidence"},
+    {"student", "teaching", "trial", "front", "choosing"},
     {"searching", "contract_checks", "strategy_contract", "family_contract", "tiny", "testing", "verify"},
     {"prepare", "dryrun", "finalists", "confirm", "deploy", "report", "study"},
     {"plugin_commands", "pick_command", "confirm_command", "report_command", "cli"},

@@ -23,10 +23,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import kdsearch
-from kdsearch import confirm, confirm_command, cost, evidence, finalists, front, metrics, prepare, trial
+from kdsearch import confirm, confirm_command, cost, finalists, front, prepare, trial
 from kdsearch.config import study_file
 from kdsearch.data import splits
 from kdsearch.errors import Interrupted, StateError, VerdictNo
+from kdsearch.evaluation import evidence, metrics
 from kdsearch.io import files
 from kdsearch.io.files import read_log
 from kdsearch.record import State, StudyState, TrialRecord, replay

@@ -336,9 +336,9 @@ def test_lstm_layers_become_onnx_operators_with_the_same_numbers(tmp_path: Path)
 
 
 def test_the_card_of_a_confirmed_point_has_test_figures_and_what_changed(study: Path, done: Deployed) -> None:
-    from kdsearch import analysis
     from kdsearch.data import splits
     from kdsearch.deploy import card
+    from kdsearch.evaluation import analysis
 
     source = Source.open(study)
     rows, generator = source.rows(), np.random.default_rng(0)

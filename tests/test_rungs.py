@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from test_sampler import PLUGINS, TEACHER, price, study
 
+from kdsearch.evaluation.metrics import standard_error
 from kdsearch.front import Point, hypervolume, pareto
-from kdsearch.metrics import standard_error
 from kdsearch.record import replay
 from kdsearch.searching.ledger import Ledger
 from kdsearch.searching.run import StudyRun

@@ -27,7 +27,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from typer.testing import CliRunner
 
 import kdsearch.searching
-from kdsearch import cache, cli, confirm, dryrun, ensemble, front, losses, metrics, prepare, study, trial
+from kdsearch import cache, cli, confirm, dryrun, ensemble, front, losses, prepare, study, trial
 from kdsearch.api import Batch, Need, Signal, Strategy
 from kdsearch.assets import Assets, Several
 from kdsearch.config import schema, study_file
@@ -35,6 +35,7 @@ from kdsearch.data import splits
 from kdsearch.data.splits import Table
 from kdsearch.deploy import card
 from kdsearch.errors import InputError, PluginError, StateError
+from kdsearch.evaluation import metrics
 from kdsearch.io.files import read_log
 from kdsearch.registry import registry
 from kdsearch.report.facts import Facts

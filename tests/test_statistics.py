@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from kdsearch import finalists, metrics, statistics
+from kdsearch import finalists
+from kdsearch.evaluation import metrics, statistics
 from kdsearch.record import State, StudyState, TrialRecord
 
 ACCURACY = 0.8

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from kdsearch import metrics
 from kdsearch.checkpoint import quiet
 from kdsearch.data.splits import Table, Tokens, tokenise
 from kdsearch.deploy import graph
 from kdsearch.errors import KdsearchError
+from kdsearch.evaluation import metrics
 from kdsearch.io.progress import Progress
 from kdsearch.student import Student, load_student
 from kdsearch.training.loop import Rows, in_order

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch import front, statistics
+from kdsearch import front
 from kdsearch.choosing import Rule, choose, retention
 from kdsearch.errors import VerdictNo
+from kdsearch.evaluation import statistics
 from kdsearch.front import Point
 from kdsearch.record import State, TrialRecord
 from kdsearch.report.facts import Facts

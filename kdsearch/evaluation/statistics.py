@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from kdsearch import metrics
+from kdsearch.evaluation import metrics
 
 DRAWS = 4000  # of a bootstrap
 LEVEL = 0.95

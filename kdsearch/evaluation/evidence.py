@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch import metrics, statistics
+from kdsearch.evaluation import metrics, statistics
 
 
 @dataclass(frozen=True)
