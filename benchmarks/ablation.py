@@ -31,8 +31,8 @@ from runs import Bench
 
 from kdsearch.config.schema import StudyConfig
 from kdsearch.registry import registry
-from kdsearch.space import CornerDraw, Knobs
-from kdsearch.trial import TrialSpec
+from kdsearch.space.knobs import CornerDraw, Knobs
+from kdsearch.space.spec import TrialSpec
 
 PIECES, BIGRAMS = 8000, 14_700
 R = world.STUDENTS["transformer"] | {"vocabulary": PIECES, "embedding_rank": None}

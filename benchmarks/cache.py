@@ -14,9 +14,10 @@ from kdsearch import trial
 from kdsearch.api import Batch, Outputs, Strategy
 from kdsearch.assets import Assets
 from kdsearch.encoder import Encoder
+from kdsearch.space.spec import TrialSpec
 from kdsearch.teaching import Teaching
 from kdsearch.training.loop import Rows
-from kdsearch.trial import TrialSpec, _Trial
+from kdsearch.trial import _Trial
 
 PAIRS = 3
 SHARE = 0.25

@@ -27,8 +27,8 @@ from kdsearch.checkpoint import quiet
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits
 from kdsearch.io.files import write_folder
+from kdsearch.space.spec import TrialSpec
 from kdsearch.training.loop import Recipe, steps_per_epoch
-from kdsearch.trial import TrialSpec
 
 TEXT = 20_000
 PIECES = 8000

@@ -17,6 +17,7 @@ import world
 
 from kdsearch import trial
 from kdsearch.api import Need, Signal
+from kdsearch.space.spec import TrialSpec
 from kdsearch.training.loop import Rows, bucketed, groups, mixed
 from kdsearch.trial import _Trial
 
@@ -24,7 +25,7 @@ TURNS = 5
 SHARES = {"transformer": 0.25, "bilstm": 0.25, "mlp": 1.0}  # of an epoch: a second of steps to time
 
 
-def bare(spec: trial.TrialSpec, *, whole: bool) -> float:
+def bare(spec: TrialSpec, *, whole: bool) -> float:
     """Seconds of the plain loop: no clipping, no schedule. whole: the whole word table is trained."""
     assets = world.prepared().assets
     own = _Trial(spec, assets, torch.device("cpu"))

@@ -15,7 +15,7 @@ import numpy as np
 import runs
 import world
 
-from kdsearch.trial import TrialSpec
+from kdsearch.space.spec import TrialSpec
 
 TEXT = 40_000  # unlabelled sentences
 SPLITS, SEEDS = "0,1,2,3,4", "0,1,2"

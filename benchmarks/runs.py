@@ -18,7 +18,8 @@ from kdsearch import cache, prepare, student, trial
 from kdsearch.api import Need, Signal
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits
-from kdsearch.trial import TrialResult, TrialSpec
+from kdsearch.space.spec import TrialSpec
+from kdsearch.trial import TrialResult
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")

@@ -26,8 +26,9 @@ from kdsearch import cache, student, trial
 from kdsearch.api import Need, Signal
 from kdsearch.data.splits import Tokens
 from kdsearch.prepare import Prepared
+from kdsearch.space.spec import TrialSpec
 from kdsearch.training.loop import Rows, fast_bfloat16
-from kdsearch.trial import TrialSpec, _Trial
+from kdsearch.trial import _Trial
 
 PAIRS = 3
 SHARE = 0.25  # of an epoch, in the first row

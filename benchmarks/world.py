@@ -24,7 +24,7 @@ from kdsearch.config import study_file
 from kdsearch.config.schema import StudyConfig
 from kdsearch.io.files import replace_file
 from kdsearch.prepare import Prepared
-from kdsearch.trial import TrialSpec
+from kdsearch.space.spec import TrialSpec
 
 ROOT = Path(__file__).parent
 SMOKE = float(os.environ.get("SMOKE", "1"))  # share of every run's epochs

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from kdsearch.errors import KdsearchError
-from kdsearch.space import RandomDraw
+from kdsearch.space.knobs import RandomDraw
 
 
 def require(condition: bool, message: str) -> None:

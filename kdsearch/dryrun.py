@@ -20,8 +20,8 @@ from kdsearch.config.schema import StudyConfig
 from kdsearch.data.splits import Tokens
 from kdsearch.encoder import Encoder
 from kdsearch.prepare import Known
-from kdsearch.searching.candidates import Candidate
 from kdsearch.searching.view import clock
+from kdsearch.space.candidates import Candidate
 from kdsearch.teacher import Plan
 from kdsearch.training.loop import Recipe, Rows, groups, mixed, steps_per_epoch
 

@@ -11,7 +11,7 @@ import numpy as np
 from kdsearch import front
 from kdsearch.evaluation import statistics
 from kdsearch.record import State, StudyState, TrialRecord
-from kdsearch.trial import TrialSpec
+from kdsearch.space.spec import TrialSpec
 
 CONTROL = "hard"  # the strategy that learns from labels alone
 _DRAWS = 1000  # which students noise cannot tell apart needs less precision than what is printed

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch import cache, cost, ensemble, teacher
+from kdsearch import cache, ensemble, teacher
 from kdsearch.api import Family, ModelInfo, Need, Signal, TeacherRole
 from kdsearch.assets import Assets, Part, Several
 from kdsearch.cache import Signals
@@ -29,8 +29,9 @@ from kdsearch.io.progress import Progress
 from kdsearch.private_teacher import split_state
 from kdsearch.registry import registry
 from kdsearch.registry.registry import Plugins
-from kdsearch.searching.candidates import Candidate
-from kdsearch.searching.explore import Exploration, explore
+from kdsearch.space import cost
+from kdsearch.space.candidates import Candidate
+from kdsearch.space.explore import Exploration, explore
 from kdsearch.teacher import Teacher
 
 _LOGITS = Need(Signal.LOGITS)

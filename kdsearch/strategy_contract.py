@@ -18,7 +18,7 @@ from kdsearch.contract_checks import RecordedDraw, close, options_left, require,
 from kdsearch.encoder import Encoder
 from kdsearch.losses import mixture
 from kdsearch.registry.classes import construct, dump
-from kdsearch.space import Knobs
+from kdsearch.space.knobs import Knobs
 from kdsearch.tiny import eight_sentences, reordered, tiny_info, tiny_teacher, unlabelled
 
 _PROGRESS = (0.0, 0.5, 1.0)

@@ -19,11 +19,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from kdsearch.api import Family, ModelInfo, Need, Signal
 from kdsearch.assets import Assets
 from kdsearch.checkpoint import quiet
-from kdsearch.cost import SAFETENSORS_METADATA
 from kdsearch.data.splits import Table, tokenise
 from kdsearch.encoder import Encoder
 from kdsearch.errors import InputError
 from kdsearch.registry import registry
+from kdsearch.space.cost import SAFETENSORS_METADATA
 from kdsearch.training.loop import Rows, in_order
 
 RECORD = "kdsearch.json"

@@ -18,8 +18,8 @@ from kdsearch.api import Family, Need, Signal, Strategy, TeacherRole
 from kdsearch.assets import Assets
 from kdsearch.errors import InputError
 from kdsearch.evaluation import metrics
-from kdsearch.io import files as io
 from kdsearch.registry.registry import Plugins
+from kdsearch.space.spec import TrialSpec
 from kdsearch.teaching import Teaching
 from kdsearch.training import compact_table
 from kdsearch.training.loop import NotFinite, OutOfTime, Recipe, Rows, as_tensor, default_device, fit, groups, mixed, set_dropout
@@ -27,41 +27,6 @@ from kdsearch.training.target_scaling import OWN, Rescalable, Unit, output_map
 
 RUNGS = (0.25, 0.5, 0.75)  # shares of the planned examples after which a trial shows its validation scores
 LOOKS = tuple(look / 20 for look in range(1, 21))  # shares after which a trial with patience looks at them itself; every rung is one
-
-
-@dataclass(frozen=True)
-class TrialSpec:
-    """Everything that decides a student, as plain data."""
-
-    family: str
-    family_config: Mapping[str, Any]
-    strategy: str
-    strategy_config: Mapping[str, Any]
-    training: Mapping[str, Any]  # fields of train.Recipe, apart from epochs; lr before the family's lr_scale
-    epochs: float
-    seed: int
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "family": self.family,
-            "family_config": dict(self.family_config),
-            "strategy": self.strategy,
-            "strategy_config": dict(self.strategy_config),
-            "training": dict(self.training),
-            "epochs": self.epochs,
-            "seed": self.seed,
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> TrialSpec:
-        return cls(**values)
-
-    @property
-    def hash(self) -> str:
-        """The same for two specs that differ in nothing but the seed."""
-        values = self.to_json()
-        del values["seed"]
-        return io.digest(io.canonical(values))
 
 
 @dataclass(frozen=True)

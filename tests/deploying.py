@@ -15,13 +15,13 @@ import yaml
 from safetensors.torch import save_file
 from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
-from kdsearch import cost
 from kdsearch.api import Family
 from kdsearch.config import schema, study_file
 from kdsearch.data import splits
 from kdsearch.evaluation import metrics
 from kdsearch.registry import registry
 from kdsearch.searching.ledger import Ledger
+from kdsearch.space import cost
 from kdsearch.student import info_to_json, load_student
 from kdsearch.testing import tiny_info, tiny_teacher
 

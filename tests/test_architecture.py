@@ -12,7 +12,7 @@ PACKAGE = ROOT / "kdsearch"
 
 # from the foundation upwards; a module imports its own floor and those below
 FLOORS = [
-    {"errors", "io", "api", "space"},
+    {"errors", "io", "api"},
     {"config", "data", "evaluation", "record", "losses", "registry"},
     {
         "training",
@@ -25,7 +25,7 @@ FLOORS = [
         "initialise",
         "modules",
     },
-    {"cost", "assets", "private_teacher"},
+    {"space", "assets", "private_teacher"},
     {"student", "teaching", "trial", "front", "choosing"},
     {"searching", "contract_checks", "strategy_contract", "family_contract", "tiny", "testing", "verify"},
     {"prepare", "dryrun", "finalists", "confirm", "deploy", "report", "study"},

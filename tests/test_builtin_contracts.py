@@ -13,7 +13,7 @@ import pytest
 from kdsearch.api import Family, Strategy
 from kdsearch.registry import discover
 from kdsearch.registry.registry import load_one
-from kdsearch.space import Knobs, RandomDraw
+from kdsearch.space.knobs import Knobs, RandomDraw
 from kdsearch.testing import FamilyContract, StrategyContract, tiny_info, tiny_teacher
 
 

@@ -18,14 +18,15 @@ from transformers import BertForSequenceClassification, ElectraConfig, ElectraFo
 from kdsearch import encoder, modules
 from kdsearch.api import Batch, Family, Need, Signal
 from kdsearch.assets import Assets
-from kdsearch.cost import counted_flops, price, safetensors_bytes
 from kdsearch.encoder import Encoder
 from kdsearch.registry import registry
+from kdsearch.space.cost import counted_flops, price, safetensors_bytes
+from kdsearch.space.spec import TrialSpec
 from kdsearch.student import files, load_student, predict
 from kdsearch.testing import eight_sentences, tiny_info, tiny_teacher
 from kdsearch.training.loop import Rows, layers_above
 from kdsearch.training.target_scaling import Unit, output_map
-from kdsearch.trial import TrialSpec, run
+from kdsearch.trial import run
 from kdsearch_plugins.bilstm import BiLstm
 from kdsearch_plugins.cnn import Cnn
 from kdsearch_plugins.mlp import STRIDE, Bag, Mlp

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kdsearch import losses
-from kdsearch.space import Knobs, RandomDraw
+from kdsearch.space.knobs import Knobs, RandomDraw
 from kdsearch.testing import tiny_info, tiny_teacher
 
 EVEN = torch.zeros(1, 2)

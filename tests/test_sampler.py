@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from kdsearch.api import Batch, Family, ModelInfo, Need, Outputs, Signal, Space, Strategy
 from kdsearch.config.schema import StudyConfig
-from kdsearch.cost import Cost
 from kdsearch.errors import InputError, PluginError, StateError
 from kdsearch.front import hypervolume
 from kdsearch.record import State
 from kdsearch.registry.registry import Plugins
-from kdsearch.searching.candidates import Candidate, Candidates
 from kdsearch.searching.dashboard import export
-from kdsearch.searching.explore import explore
 from kdsearch.searching.ledger import Ledger
 from kdsearch.searching.sampler import Proposal, Sampler
-from kdsearch.space import RandomDraw
+from kdsearch.space.candidates import Candidate, Candidates
+from kdsearch.space.cost import Cost
+from kdsearch.space.explore import explore
+from kdsearch.space.knobs import RandomDraw
 
 TEACHER = ModelInfo(labels=2, layers=4, hidden=64, heads=4, vocab=100, provides=frozenset({Signal.LOGITS, Signal.POOLED}))
 

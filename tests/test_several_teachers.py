@@ -40,8 +40,9 @@ from kdsearch.io.files import read_log
 from kdsearch.registry import registry
 from kdsearch.report.facts import Facts
 from kdsearch.searching.run import StudyRun
+from kdsearch.space.spec import TrialSpec
 from kdsearch.teaching import Teaching
-from kdsearch.trial import TrialResult, TrialSpec
+from kdsearch.trial import TrialResult
 
 LOGITS = Need(Signal.LOGITS)
 NAMES = ["angry", "calm", "sad"]

@@ -11,7 +11,7 @@ import torch
 
 from kdsearch.api import Batch, Outputs, Signal
 from kdsearch.registry import registry
-from kdsearch.space import Knobs, RandomDraw
+from kdsearch.space.knobs import Knobs, RandomDraw
 from kdsearch.testing import tiny_info, tiny_teacher
 from kdsearch_plugins.feature import FeatureKD, Projections
 from kdsearch_plugins.hard import Hard

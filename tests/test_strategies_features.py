@@ -19,9 +19,9 @@ from kdsearch.encoder import Encoder
 from kdsearch.errors import InputError
 from kdsearch.registry import registry
 from kdsearch.registry.registry import Plugins
-from kdsearch.searching.candidates import Candidate, Candidates
-from kdsearch.searching.explore import explore
-from kdsearch.space import Knobs, RandomDraw
+from kdsearch.space.candidates import Candidate, Candidates
+from kdsearch.space.explore import explore
+from kdsearch.space.knobs import Knobs, RandomDraw
 from kdsearch.testing import eight_sentences, load_one, tiny_info, tiny_teacher
 from kdsearch_plugins.adaptive import AdaptiveKD, Uncertainties
 from kdsearch_plugins.assignment import AssignmentKD

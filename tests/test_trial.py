@@ -20,11 +20,12 @@ from kdsearch.api import Need, Signal
 from kdsearch.assets import Assets, Part
 from kdsearch.registry import registry
 from kdsearch.searching import retrain
+from kdsearch.space.spec import TrialSpec
 from kdsearch.student import load_student
 from kdsearch.testing import tiny_info, tiny_teacher
 from kdsearch.training import loop
 from kdsearch.training.target_scaling import OWN, Unit
-from kdsearch.trial import Report, TrialResult, TrialSpec, run
+from kdsearch.trial import Report, TrialResult, run
 
 STRATEGIES: dict[str, dict[str, object]] = {
     "hard": {},

@@ -245,7 +245,7 @@ class KnobOverride(_Section):
 
 
 def _knob(value: Any) -> Any:
-    """The override as plain data, the form that `kdsearch.space.Knobs` takes."""
+    """The override as plain data, the form that `kdsearch.space.knobs.Knobs` takes."""
     if isinstance(value, Mapping):
         return KnobOverride.model_validate(dict(value)).model_dump(mode="json", exclude_unset=True)
     return _scalar(value)

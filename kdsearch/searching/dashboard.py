@@ -17,8 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from kdsearch.errors import EnvironmentProblem
 from kdsearch.io.files import disk_problems
 from kdsearch.record import StudyState, TrialRecord
-from kdsearch.searching.candidates import Candidates
 from kdsearch.searching.sampler import distributions, objective_values, optuna_state, quiet
+from kdsearch.space.candidates import Candidates
 
 _End = tuple[TrialState, list[float] | None]
 

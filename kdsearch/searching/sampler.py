@@ -16,14 +16,14 @@ from optuna.trial import TrialState, create_trial
 
 from kdsearch.api import Family, ModelInfo
 from kdsearch.config.schema import StudyConfig
-from kdsearch.cost import Cost
 from kdsearch.errors import StateError
 from kdsearch.io.files import canonical
 from kdsearch.record import State, TrialRecord
 from kdsearch.registry.registry import Plugins
-from kdsearch.searching.candidates import Candidate, Candidates
 from kdsearch.searching.ledger import Ledger
-from kdsearch.trial import TrialSpec
+from kdsearch.space.candidates import Candidate, Candidates
+from kdsearch.space.cost import Cost
+from kdsearch.space.spec import TrialSpec
 
 PATIENCE = 500  # proposals in a row that lead to nothing new before the sampler is set aside, and again before the search gives up
 

@@ -26,6 +26,7 @@ from kdsearch.assets import Assets
 from kdsearch.searching.cluster import on_this_node
 from kdsearch.searching.run import StudyRun
 from kdsearch.searching.sink import Sink
+from kdsearch.space.spec import TrialSpec
 
 GRACE = 30.0  # seconds after its timeout that a trial may take to notice; then its process ends itself
 
@@ -112,7 +113,7 @@ def _train(config: dict[str, Any], *, assets: Assets, sink: Any, quality: str, t
         def report(rung: trial.Report) -> None:
             tune.report({"share": rung.share, "score": rung.scores[quality], "trial_seconds": rung.seconds})
 
-        spec = trial.TrialSpec.from_json(json.loads(config["spec"]))
+        spec = TrialSpec.from_json(json.loads(config["spec"]))
         device = None if gpu else torch.device("cpu")  # even where a worker sees a GPU: Ray counts those who asked alone
         result = trial.run(spec, assets, report, deadline=time.monotonic() + timeout, device=device)
         # Before the final report: a trial that is stopped there would end without having handed over its student.

@@ -14,8 +14,8 @@ from kdsearch.errors import InputError, KdsearchError, PluginError
 from kdsearch.io.files import digest
 from kdsearch.registry.classes import dump
 from kdsearch.registry.registry import Plugins
-from kdsearch.space import OPT_IN, CornerDraw, Draw, Knobs, RandomDraw, global_knob
-from kdsearch.trial import TrialSpec
+from kdsearch.space.knobs import OPT_IN, CornerDraw, Draw, Knobs, RandomDraw, global_knob
+from kdsearch.space.spec import TrialSpec
 
 FAMILY, STRATEGY = "family", "strategy"  # the names of the two categoricals
 TRIES = 200  # random draws of a pair before it counts as one that never fits

@@ -9,11 +9,11 @@ import numpy as np
 
 from kdsearch.api import Family, ModelInfo
 from kdsearch.config.schema import StudyConfig
-from kdsearch.cost import Cost
 from kdsearch.errors import InputError
 from kdsearch.registry.registry import Plugins
-from kdsearch.searching.candidates import FAMILY, STRATEGY, Candidate, Candidates, Paired, Sized
-from kdsearch.space import Knob
+from kdsearch.space.candidates import FAMILY, STRATEGY, Candidate, Candidates, Paired, Sized
+from kdsearch.space.cost import Cost
+from kdsearch.space.knobs import Knob
 
 
 @dataclass(frozen=True)
