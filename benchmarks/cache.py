@@ -13,8 +13,8 @@ import world
 from kdsearch import trial
 from kdsearch.api import Batch, Outputs, Strategy
 from kdsearch.assets import Assets
-from kdsearch.encoder import Encoder
 from kdsearch.space.spec import TrialSpec
+from kdsearch.teacher.encoder import Encoder
 from kdsearch.teaching import Teaching
 from kdsearch.training.loop import Rows
 from kdsearch.trial import _Trial

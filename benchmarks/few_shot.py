@@ -22,12 +22,13 @@ import runs
 import world
 from runs import Bench
 
-from kdsearch import prepare, teacher
-from kdsearch.checkpoint import quiet
+from kdsearch import prepare
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits
 from kdsearch.io.files import write_folder
 from kdsearch.space.spec import TrialSpec
+from kdsearch.teacher import resolve
+from kdsearch.teacher.checkpoint import quiet
 from kdsearch.training.loop import Recipe, steps_per_epoch
 
 TEXT = 20_000
@@ -64,7 +65,7 @@ def given() -> dict[str, Path]:
             paths[role], ("text", "label"), [(text, rows.labels[label]) for text, label in zip(table.texts, table.labels, strict=True)]
         )
     world.write_csv(paths["unlabelled"], ("text",), [(text,) for text in rows.unlabelled.texts])
-    found = teacher.resolve(known.config, rows, plan=known.plan)
+    found = resolve.resolve(known.config, rows, plan=known.plan)
     with tempfile.TemporaryDirectory() as saved, quiet():
         found.model.save_pretrained(saved)
         content = {path.name: path.read_bytes() for path in Path(saved).iterdir()}

@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from kdsearch import cache, prepare, student, trial
+from kdsearch import prepare, student, trial
 from kdsearch.api import Need, Signal
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits
 from kdsearch.space.spec import TrialSpec
+from kdsearch.teacher import signal_cache
 from kdsearch.trial import TrialResult
 
 Job = TypeVar("Job")
@@ -54,7 +55,7 @@ class Bench:
     def teacher_test(self) -> np.ndarray:
         """(T,) bool, where the teacher is right."""
         found, length = self.prepared.teacher, self.assets.max_length
-        said = cache.signals(found, splits.tokenise(self.test, found.tokenizer, length), [_LOGITS], None, max_length=length)
+        said = signal_cache.signals(found, splits.tokenise(self.test, found.tokenizer, length), [_LOGITS], None, max_length=length)
         return said.columns[_LOGITS].values.argmax(-1) == self.test.labels
 
     def run(self, spec: TrialSpec) -> Run:

@@ -22,11 +22,12 @@ from datasets import Dataset
 from torch.nn import functional as F
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast, PrinterCallback, Trainer, TrainingArguments
 
-from kdsearch import cache, student, trial
+from kdsearch import student, trial
 from kdsearch.api import Need, Signal
 from kdsearch.data.splits import Tokens
 from kdsearch.prepare import Prepared
 from kdsearch.space.spec import TrialSpec
+from kdsearch.teacher import signal_cache
 from kdsearch.training.loop import Rows, fast_bfloat16
 from kdsearch.trial import _Trial
 
@@ -105,7 +106,7 @@ def teacher_pass(found: Prepared, rows: int) -> float:
     sample = Tokens(np.concatenate(spans), np.cumsum([0, *map(len, spans)]), None)
     logits = np.empty((len(sample), len(found.assets.labels)), np.float32)
     begun = time.perf_counter()
-    cache.forward(found.teacher, sample, {Need(Signal.LOGITS): logits}, fast=True)
+    signal_cache.forward(found.teacher, sample, {Need(Signal.LOGITS): logits}, fast=True)
     return (time.perf_counter() - begun) * int(tokens.offsets[rows]) / len(sample.ids)
 
 

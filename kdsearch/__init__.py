@@ -23,11 +23,11 @@ if TYPE_CHECKING:
         TeacherTuning,
         UndeclaredSignal,
     )
-    from kdsearch.encoder import Encoder
     from kdsearch.registry.hookspecs import hookimpl
     from kdsearch.registry.registry import families, strategies
     from kdsearch.student import Student, load_student
     from kdsearch.study import Study, search
+    from kdsearch.teacher.encoder import Encoder
 
 _HOME = {
     **dict.fromkeys(
@@ -46,7 +46,7 @@ _HOME = {
         ),
         "kdsearch.api",
     ),
-    "Encoder": "kdsearch.encoder",
+    "Encoder": "kdsearch.teacher.encoder",
     "hookimpl": "kdsearch.registry.hookspecs",
     "families": "kdsearch.registry.registry",
     "strategies": "kdsearch.registry.registry",

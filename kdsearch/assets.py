@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from kdsearch.api import ModelInfo, Need
 from kdsearch.data.splits import Tokens
 from kdsearch.data.vocabulary import Vocabulary
-from kdsearch.encoder import ANATOMY
 from kdsearch.io import files
+from kdsearch.teacher.encoder import ANATOMY
 from kdsearch.training.loop import as_tensor
 
 

@@ -14,15 +14,16 @@ from rich.table import Table
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from kdsearch import cache, prepare
+from kdsearch import prepare
 from kdsearch.api import Batch, Family, ModelInfo, Need, Signal, TeacherRole
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data.splits import Tokens
-from kdsearch.encoder import Encoder
 from kdsearch.prepare import Known
 from kdsearch.searching.view import clock
 from kdsearch.space.candidates import Candidate
-from kdsearch.teacher import Plan
+from kdsearch.teacher import signal_cache
+from kdsearch.teacher.encoder import Encoder
+from kdsearch.teacher.resolve import Plan
 from kdsearch.training.loop import Recipe, Rows, groups, mixed, steps_per_epoch
 
 SAMPLES = 6  # students that are really built and stepped, spread over the sizes
@@ -60,11 +61,11 @@ def show(study: StudyConfig, console: Console) -> None:
     rows = known.data
     train, validation = known.learnt["train"], known.validation
     parts = [*known.learnt.values(), *[train] * study.data.augment]  # augmented text is about as long as what it is made of
-    plan = cache.plan(prepare.frozen_needs(found.candidates, known.info), parts, known.plan.info, study.cache.max_bytes)
-    stored = plan.bytes + cache.bytes_needed(prepare.scored_needs(known), validation, known.plan.info)
+    plan = signal_cache.plan(prepare.frozen_needs(found.candidates, known.info), parts, known.plan.info, study.cache.max_bytes)
+    stored = plan.bytes + signal_cache.bytes_needed(prepare.scored_needs(known), validation, known.plan.info)
     for other in known.others:
         theirs = [*other.learnt.values(), *[other.learnt["train"]] * study.data.augment, other.validation]
-        stored += cache.bytes_needed([Need(Signal.LOGITS)], theirs, other.plan.info)
+        stored += signal_cache.bytes_needed([Need(Signal.LOGITS)], theirs, other.plan.info)
     guess = estimate(known, train, parts)
     facts = Table(title=f"study {study.name}", title_justify="left", show_header=False)
     facts.add_row("rows", f"{len(train):,} train, {len(validation):,} validation, {rows.test_rows:,} test (sealed)")

@@ -15,7 +15,6 @@ from torch.utils.flop_counter import register_flop_formula
 
 from kdsearch import initialise
 from kdsearch.api import ModelInfo, Need, Outputs, Signal
-from kdsearch.encoder import mean_over_tokens
 
 __all__ = [
     "Bigrams",
@@ -52,7 +51,7 @@ def start_table(table: nn.Embedding, teacher: nn.Module, vocabulary: int) -> Non
 
     Args:
         table: (V or more, H) its first V rows are changed in place. What H has beyond the width of the teacher's table stays as it is.
-        teacher: a classifier of a type in encoder.ANATOMY.
+        teacher: a classifier of a type in teacher.encoder.ANATOMY.
         vocabulary: V, the student's word pieces.
 
     Raises:
@@ -65,6 +64,12 @@ def start_table(table: nn.Embedding, teacher: nn.Module, vocabulary: int) -> Non
     started = centred @ initialise.top_directions(centred, table.embedding_dim)  # (V, H), or narrower where the teacher's table is
     with torch.no_grad():
         table.weight[:vocabulary, : started.shape[1]] = started * (WIDTH / started.std().clamp_min(1e-12))
+
+
+def mean_over_tokens(states: Tensor, mask: Tensor) -> Tensor:
+    """(B, S, H) and (B, S) bool -> (B, H), padding left out."""
+    weights = mask.to(states.dtype).unsqueeze(-1)
+    return (states * weights).sum(1) / weights.sum(1).clamp_min(1.0)
 
 
 def max_over_tokens(states: Tensor, mask: Tensor) -> Tensor:

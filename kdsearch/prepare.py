@@ -11,28 +11,28 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch import cache, ensemble, teacher
 from kdsearch.api import Family, ModelInfo, Need, Signal, TeacherRole
 from kdsearch.assets import Assets, Part, Several
-from kdsearch.cache import Signals
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits, vocabulary
 from kdsearch.data.augment import augment
 from kdsearch.data.splits import Data, Table, Tokens
 from kdsearch.data.vocabulary import Vocabulary
-from kdsearch.encoder import Encoder
-from kdsearch.ensemble import Other
 from kdsearch.errors import InputError
 from kdsearch.evaluation import metrics
 from kdsearch.io import files as io
 from kdsearch.io.progress import Progress
-from kdsearch.private_teacher import split_state
 from kdsearch.registry import registry
 from kdsearch.registry.registry import Plugins
 from kdsearch.space import cost
 from kdsearch.space.candidates import Candidate
 from kdsearch.space.explore import Exploration, explore
-from kdsearch.teacher import Teacher
+from kdsearch.teacher import ensemble, resolve, signal_cache
+from kdsearch.teacher.encoder import Encoder
+from kdsearch.teacher.ensemble import Other
+from kdsearch.teacher.resolve import Teacher
+from kdsearch.teacher.signal_cache import Signals
+from kdsearch.teacher.trainable_copy import split_state
 
 _LOGITS = Need(Signal.LOGITS)
 _VERSIONS = ("kdsearch", "torch", "transformers", "ray", "optuna", "numpy")
@@ -45,7 +45,7 @@ class Known:
     config: StudyConfig
     plugins: Plugins
     data: Data
-    plan: teacher.Plan
+    plan: resolve.Plan
     tables: dict[str, Table]  # what students learn from, by name: train, unlabelled, augmented
     learnt: dict[str, Tokens]  # the same in the teacher's pieces
     validation: Tokens
@@ -83,7 +83,7 @@ class Prepared:
         for place, one in enumerate(self.teachers):
             told = ensemble.numbered(progress, place, len(self.teachers))
             tokens = splits.tokenise(table, one.tokenizer, length)
-            said.append(cache.signals(one, tokens, [_LOGITS], None, told, max_length=length).columns[_LOGITS].values)
+            said.append(signal_cache.signals(one, tokens, [_LOGITS], None, told, max_length=length).columns[_LOGITS].values)
         return ensemble.mean(said)
 
     @property
@@ -109,7 +109,7 @@ def inspect(study: StudyConfig) -> Known:
     loaded = registry.load(study.space.families, study.space.strategies, study.plugins)
     _refuse_without_several(study, loaded)
     rows = splits.load(study)
-    plan = teacher.inspect(study, rows)
+    plan = resolve.inspect(study, rows)
     length = study.data.max_length
     tables = {"train": rows.train}
     if rows.unlabelled is not None:
@@ -152,7 +152,7 @@ def scored_needs(known: Known) -> list[Need]:
     study, candidates = known.config, known.exploration.candidates
     joint = [each.strategy for each in candidates if each.strategy.teacher is TeacherRole.JOINT]
     states = {split_state(known.info.layers, strategy.teacher_tuning()) for strategy in joint}
-    kept = cache.plan(frozen_needs(candidates, known.info), list(known.learnt.values()), known.info, study.cache.max_bytes).cached
+    kept = signal_cache.plan(frozen_needs(candidates, known.info), list(known.learnt.values()), known.info, study.cache.max_bytes).cached
     return [_LOGITS, *(need for need in kept if need in states)]
 
 
@@ -173,9 +173,13 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
         words = found.model.get_input_embeddings().weight
         tables["augmented"] = augment(rows.train, study.data.augment, found.tokenizer, words, study.data.split_seed, rows.judged)
         texts["augmented"] = splits.tokenise(tables["augmented"], found.tokenizer, length)
-    wanted = cache.plan(frozen_needs(known.exploration.candidates, known.info), list(texts.values()), found.info, study.cache.max_bytes)
-    learnt = {name: cache.signals(found, tokens, wanted.cached, None, told, max_length=length, fast=True) for name, tokens in texts.items()}
-    scored = cache.signals(found, known.validation, judged, None, told, max_length=length)
+    wanted = signal_cache.plan(
+        frozen_needs(known.exploration.candidates, known.info), list(texts.values()), found.info, study.cache.max_bytes
+    )
+    learnt = {
+        name: signal_cache.signals(found, tokens, wanted.cached, None, told, max_length=length, fast=True) for name, tokens in texts.items()
+    }
+    scored = signal_cache.signals(found, known.validation, judged, None, told, max_length=length)
     notes = [note for one in teachers for note in one.notes]
     if wanted.live:
         asked = ", ".join(f"{need.signal} {need.layer}" for need in wanted.live)
@@ -230,8 +234,8 @@ def _with_others(
             spelt = ensemble.respelt(tables["augmented"], teachers[0].tokenizer, one.tokenizer)
             texts.append(splits.tokenise(spelt, one.tokenizer, length))
         told = ensemble.numbered(progress, place, len(teachers))
-        said = [cache.signals(one, tokens, [_LOGITS], None, told, max_length=length, fast=True) for tokens in texts]
-        said.append(cache.signals(one, other.validation, [_LOGITS], None, told, max_length=length))
+        said = [signal_cache.signals(one, tokens, [_LOGITS], None, told, max_length=length, fast=True) for tokens in texts]
+        said.append(signal_cache.signals(one, other.validation, [_LOGITS], None, told, max_length=length))
         heard += said
         *of_learnt, of_validation = (each.columns[_LOGITS].values for each in said)
         learnt.append(np.concatenate(of_learnt))

@@ -18,12 +18,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from kdsearch.api import Family, ModelInfo, Need, Signal
 from kdsearch.assets import Assets
-from kdsearch.checkpoint import quiet
 from kdsearch.data.splits import Table, tokenise
-from kdsearch.encoder import Encoder
 from kdsearch.errors import InputError
 from kdsearch.registry import registry
 from kdsearch.space.cost import SAFETENSORS_METADATA
+from kdsearch.teacher.checkpoint import quiet
+from kdsearch.teacher.encoder import Encoder
 from kdsearch.training.loop import Rows, in_order
 
 RECORD = "kdsearch.json"

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from kdsearch import student
 from kdsearch.api import Batch, ModelInfo, Need, Outputs, Signal, Strategy, TeacherRole
 from kdsearch.assets import Assets, Part
-from kdsearch.cache import from_bottom
-from kdsearch.encoder import Encoder
 from kdsearch.evaluation import metrics
-from kdsearch.private_teacher import PrivateTeacher, split_state
+from kdsearch.teacher.encoder import Encoder
+from kdsearch.teacher.signal_cache import from_bottom
+from kdsearch.teacher.trainable_copy import PrivateTeacher, split_state
 from kdsearch.training.loop import NotFinite, Rows, as_tensor, mixed, token_places
 from kdsearch.training.target_scaling import OWN, Unit
 

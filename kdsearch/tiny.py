@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
-from kdsearch import encoder
 from kdsearch.api import Batch, ModelInfo
+from kdsearch.teacher import encoder
 
 VOCAB = 100
 CLASSES = 3

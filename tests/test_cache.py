@@ -13,11 +13,11 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from kdsearch import cache, encoder
 from kdsearch.api import ModelInfo, Need, Signal
 from kdsearch.data.splits import Tokens
-from kdsearch.encoder import Encoder
 from kdsearch.errors import EnvironmentProblem, PluginError
+from kdsearch.teacher import encoder, signal_cache
+from kdsearch.teacher.encoder import Encoder
 from kdsearch.training.loop import Rows
 
 LOGITS = Need(Signal.LOGITS)
@@ -62,8 +62,8 @@ def tokens() -> Tokens:
     return Tokens(rng.integers(1, 50, offsets[-1]).astype(np.int32), offsets, rng.integers(0, 2, offsets[-1]).astype(np.int8))
 
 
-def get(teacher: Known, tokens: Tokens, *needs: Need, max_bytes: int | None = None, **options: Any) -> cache.Signals:
-    return cache.signals(teacher, tokens, needs, max_bytes, max_length=16, **options)
+def get(teacher: Known, tokens: Tokens, *needs: Need, max_bytes: int | None = None, **options: Any) -> signal_cache.Signals:
+    return signal_cache.signals(teacher, tokens, needs, max_bytes, max_length=16, **options)
 
 
 def live(teacher: Known, tokens: Tokens, rows: np.ndarray, *needs: Need) -> Any:
@@ -74,16 +74,16 @@ def live(teacher: Known, tokens: Tokens, rows: np.ndarray, *needs: Need) -> Any:
 
 def test_the_cache_lies_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache.cache_root() == tmp_path / "cache"
+    assert signal_cache.cache_root() == tmp_path / "cache"
     monkeypatch.delenv("KDSEARCH_CACHE")
-    assert cache.cache_root() == tmp_path / "xdg" / "kdsearch"
+    assert signal_cache.cache_root() == tmp_path / "xdg" / "kdsearch"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache.cache_root() == tmp_path / ".cache" / "kdsearch"
+    assert signal_cache.cache_root() == tmp_path / ".cache" / "kdsearch"
 
 
 def test_cached_equals_live_for_every_signal_and_any_batch(teacher: Known, tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "TOKENS_PER_BATCH", 10)  # several batches
+    monkeypatch.setattr(signal_cache, "TOKENS_PER_BATCH", 10)  # several batches
     needs = (
         LOGITS,
         Need(Signal.POOLED, 0),
@@ -133,13 +133,13 @@ def test_what_students_learn_from_may_be_bfloat16_what_is_scored_never_is(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     logits = Need(Signal.LOGITS)
-    fast = cache.signals(teacher, tokens, [logits], None, max_length=32, fast=True)
-    exact = cache.signals(teacher, tokens, [logits], None, max_length=32)
+    fast = signal_cache.signals(teacher, tokens, [logits], None, max_length=32, fast=True)
+    exact = signal_cache.signals(teacher, tokens, [logits], None, max_length=32)
     assert fast.forwards == exact.forwards == len(tokens)  # kept apart
     assert not np.array_equal(fast.columns[logits].values, exact.columns[logits].values)
     np.testing.assert_allclose(fast.columns[logits].values, exact.columns[logits].values, atol=0.05)
     # Now that the exact ones are there, they serve for both.
-    again = cache.signals(teacher, tokens, [logits], None, max_length=32, fast=True)
+    again = signal_cache.signals(teacher, tokens, [logits], None, max_length=32, fast=True)
     np.testing.assert_array_equal(again.columns[logits].values, exact.columns[logits].values)
 
 
@@ -167,21 +167,25 @@ def test_a_layer_that_the_teacher_lacks_is_refused_by_name(teacher: Known, token
 
 
 def test_bytes_are_counted_before_anything_runs(teacher: Known, tokens: Tokens) -> None:
-    assert cache.bytes_needed([], tokens, teacher.info) == 5 * 3 * 4
-    assert cache.bytes_needed([Need(Signal.POOLED)], tokens, teacher.info) == 60 + 5 * 8 * 4
-    assert cache.bytes_needed([TOP, Need(Signal.HIDDEN, 2)], tokens, teacher.info) == 60 + 25 * 8 * 4
-    assert cache.bytes_needed([Need(Signal.ATTENTION)], tokens, teacher.info) == 60
-    assert cache.bytes_needed([TOP], [tokens, tokens], teacher.info) == 2 * 860
+    assert signal_cache.bytes_needed([], tokens, teacher.info) == 5 * 3 * 4
+    assert signal_cache.bytes_needed([Need(Signal.POOLED)], tokens, teacher.info) == 60 + 5 * 8 * 4
+    assert signal_cache.bytes_needed([TOP, Need(Signal.HIDDEN, 2)], tokens, teacher.info) == 60 + 25 * 8 * 4
+    assert signal_cache.bytes_needed([Need(Signal.ATTENTION)], tokens, teacher.info) == 60
+    assert signal_cache.bytes_needed([TOP], [tokens, tokens], teacher.info) == 2 * 860
 
 
 def test_only_what_fits_is_cached_in_the_order_of_needs_and_attention_never(teacher: Known, tokens: Tokens) -> None:
     low, values, attention = Need(Signal.HIDDEN, 0), Need(Signal.VALUES), Need(Signal.ATTENTION)
     needs = [attention, values, TOP, low, Need(Signal.POOLED)]
     # logits 60, pooled 160, each token-level signal 800 bytes
-    assert cache.plan(needs, [tokens], teacher.info, 1800) == cache.Plan((LOGITS, Need(Signal.POOLED), values), (attention, TOP, low), 1020)
-    assert cache.plan(needs, [tokens], teacher.info, 0) == cache.Plan((LOGITS, Need(Signal.POOLED)), (attention, values, TOP, low), 220)
-    assert cache.plan(needs, [tokens], teacher.info, None).live == (attention,)
-    assert cache.plan([TOP], [tokens, tokens], teacher.info, 1000).live == (TOP,)
+    assert signal_cache.plan(needs, [tokens], teacher.info, 1800) == signal_cache.Plan(
+        (LOGITS, Need(Signal.POOLED), values), (attention, TOP, low), 1020
+    )
+    assert signal_cache.plan(needs, [tokens], teacher.info, 0) == signal_cache.Plan(
+        (LOGITS, Need(Signal.POOLED)), (attention, values, TOP, low), 220
+    )
+    assert signal_cache.plan(needs, [tokens], teacher.info, None).live == (attention,)
+    assert signal_cache.plan([TOP], [tokens, tokens], teacher.info, 1000).live == (TOP,)
     found = get(teacher, tokens, *needs, max_bytes=1800)
     assert set(found.columns) == {LOGITS, Need(Signal.POOLED), values}
     assert found.live == (attention, TOP, low)
@@ -208,8 +212,8 @@ def test_any_change_of_what_decides_the_numbers_misses(teacher: Known, tokens: T
         teacher = replace(teacher, tokenizer_hash="tokenizes")
     else:
         max_length = 17
-    assert cache.stored_logits(teacher, tokens, max_length) is None
-    assert cache.signals(teacher, tokens, [], None, max_length=max_length).forwards == 5
+    assert signal_cache.stored_logits(teacher, tokens, max_length) is None
+    assert signal_cache.signals(teacher, tokens, [], None, max_length=max_length).forwards == 5
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "side file cut", "side file of another", "gone"])
@@ -259,7 +263,7 @@ def test_nothing_is_left_when_the_teacher_is_interrupted(teacher: Known, tokens:
 
 
 def test_progress_counts_rows(teacher: Known, tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "TOKENS_PER_BATCH", 14)
+    monkeypatch.setattr(signal_cache, "TOKENS_PER_BATCH", 14)
     seen: list[tuple[str, int, int]] = []
     get(teacher, tokens, progress=lambda *told: seen.append(told))
     assert seen == [("running the teacher", 2, 5), ("running the teacher", 4, 5), ("running the teacher", 5, 5)]
@@ -282,7 +286,7 @@ def test_a_part_without_rows_needs_no_disk(teacher: Known, own_cache: Path) -> N
 
 
 def test_a_disk_too_small_is_told_before_the_teacher_runs(teacher: Known, tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 59})())
+    monkeypatch.setattr(signal_cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 59})())
     with pytest.raises(EnvironmentProblem, match=r"KDSEARCH_CACHE.*cache\.max_bytes"):
         get(teacher, tokens)
 
@@ -318,7 +322,7 @@ def test_two_at_a_time_fill_an_entry_once_and_both_read_it_whole(teacher: Known,
     def second_told(what: str, done: int, total: int) -> None:
         waiting.append(what)
 
-    def second() -> cache.Signals:
+    def second() -> signal_cache.Signals:
         assert running.wait(10)
         return get(teacher, tokens, progress=second_told)
 

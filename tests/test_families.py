@@ -15,14 +15,15 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification, ElectraConfig, ElectraForSequenceClassification
 
-from kdsearch import encoder, modules
+from kdsearch import modules
 from kdsearch.api import Batch, Family, Need, Signal
 from kdsearch.assets import Assets
-from kdsearch.encoder import Encoder
 from kdsearch.registry import registry
 from kdsearch.space.cost import counted_flops, price, safetensors_bytes
 from kdsearch.space.spec import TrialSpec
 from kdsearch.student import files, load_student, predict
+from kdsearch.teacher import encoder
+from kdsearch.teacher.encoder import Encoder
 from kdsearch.testing import eight_sentences, tiny_info, tiny_teacher
 from kdsearch.training.loop import Rows, layers_above
 from kdsearch.training.target_scaling import Unit, output_map

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdsearch.errors import InputError
-from kdsearch.gate import Evidence, align, check, sample
+from kdsearch.teacher.gate import Evidence, align, check, sample
 
 
 def answers(predicted: list[int] | np.ndarray, classes: int) -> np.ndarray:

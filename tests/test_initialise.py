@@ -17,10 +17,11 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from kdsearch import encoder, initialise
+from kdsearch import initialise
 from kdsearch.api import Batch, Need, Signal
-from kdsearch.encoder import Encoder
 from kdsearch.student import info_from_json, info_to_json
+from kdsearch.teacher import encoder
+from kdsearch.teacher.encoder import Encoder
 from kdsearch.testing import eight_sentences, tiny_info, tiny_teacher
 from kdsearch_plugins.transformer import Transformer
 

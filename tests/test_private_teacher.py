@@ -7,8 +7,8 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from kdsearch.api import Need, Signal, TeacherTuning
-from kdsearch.encoder import ANATOMY, Encoder
-from kdsearch.private_teacher import PrivateTeacher, split_state
+from kdsearch.teacher.encoder import ANATOMY, Encoder
+from kdsearch.teacher.trainable_copy import PrivateTeacher, split_state
 from kdsearch.testing import eight_sentences, tiny_teacher
 
 

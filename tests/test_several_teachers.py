@@ -27,7 +27,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from typer.testing import CliRunner
 
 import kdsearch.searching
-from kdsearch import cache, cli, confirm, dryrun, ensemble, front, losses, prepare, study, trial
+from kdsearch import cli, confirm, dryrun, front, losses, prepare, study, trial
 from kdsearch.api import Batch, Need, Signal, Strategy
 from kdsearch.assets import Assets, Several
 from kdsearch.config import schema, study_file
@@ -41,6 +41,7 @@ from kdsearch.registry import registry
 from kdsearch.report.facts import Facts
 from kdsearch.searching.run import StudyRun
 from kdsearch.space.spec import TrialSpec
+from kdsearch.teacher import ensemble, signal_cache
 from kdsearch.teaching import Teaching
 from kdsearch.trial import TrialResult
 
@@ -254,7 +255,7 @@ def test_no_row_is_run_twice(prepared: prepare.Prepared, world: Path, monkeypatc
     rows = len(prepared.assets.learnt.tokens) + len(prepared.assets.validation.tokens)
     monkeypatch.setenv("KDSEARCH_CACHE", str(world / "empty"))
     assert prepared_of(keys(world)).forwards == 2 * rows
-    monkeypatch.setattr(cache, "forward", lambda *_: pytest.fail("a teacher was run again"))
+    monkeypatch.setattr(signal_cache, "forward", lambda *_: pytest.fail("a teacher was run again"))
     assert prepared_of(keys(world)).forwards == 0
     # Nobody asks for each one's answers: they are not shipped.
     assert prepared_of(keys(world, strategies=["logit"])).assets.several.learnt is None  # type: ignore[union-attr]

@@ -15,13 +15,13 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from kdsearch.api import ModelInfo, Need, Outputs, Signal, Strategy
 from kdsearch.config.schema import StudyConfig
-from kdsearch.encoder import Encoder
 from kdsearch.errors import InputError
 from kdsearch.registry import registry
 from kdsearch.registry.registry import Plugins
 from kdsearch.space.candidates import Candidate, Candidates
 from kdsearch.space.explore import explore
 from kdsearch.space.knobs import Knobs, RandomDraw
+from kdsearch.teacher.encoder import Encoder
 from kdsearch.testing import eight_sentences, load_one, tiny_info, tiny_teacher
 from kdsearch_plugins.adaptive import AdaptiveKD, Uncertainties
 from kdsearch_plugins.assignment import AssignmentKD

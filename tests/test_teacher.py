@@ -20,13 +20,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from kdsearch import cache, checkpoint, teacher
 from kdsearch.api import Need, Signal
 from kdsearch.config import schema, study_file
 from kdsearch.data.splits import Data, Table, tokenise
-from kdsearch.encoder import Encoder
 from kdsearch.errors import EnvironmentProblem, InputError
-from kdsearch.teacher import RECORD, Teacher
+from kdsearch.teacher import checkpoint, resolve, signal_cache
+from kdsearch.teacher.encoder import Encoder
+from kdsearch.teacher.resolve import RECORD, Teacher
 from kdsearch.training.loop import Rows
 
 CLASSES = ("bad", "fair", "good")
@@ -121,7 +121,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Path:
     place = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDSEARCH_CACHE", str(place))
-        found = teacher.resolve(study(backbone, finetune=TUNE), a_data())
+        found = resolve.resolve(study(backbone, finetune=TUNE), a_data())
     assert found.validation["accuracy"] > 0.9
     shutil.copytree(next((place / "teachers").glob("*/")), place / "model")
     (place / "model" / RECORD).unlink()
@@ -147,7 +147,7 @@ def logits(found: Teacher, data: Data) -> np.ndarray:
 
 
 def test_a_classifier_is_used_as_it_is(classifier: Path) -> None:
-    found = teacher.resolve(study(classifier), a_data())
+    found = resolve.resolve(study(classifier), a_data())
     assert not found.tuned
     assert not found.reused
     assert found.labels == CLASSES
@@ -161,7 +161,7 @@ def test_a_classifier_is_used_as_it_is(classifier: Path) -> None:
 
 
 def test_what_was_saved_of_cutting_and_padding_is_dropped(classifier: Path) -> None:
-    found = teacher.resolve(study(classifier), a_data())
+    found = resolve.resolve(study(classifier), a_data())
     kept = json.loads(found.tokenizer_files["tokenizer.json"])
     assert kept["truncation"] is None
     assert kept["padding"] is None
@@ -174,24 +174,24 @@ def test_what_was_saved_of_cutting_and_padding_is_dropped(classifier: Path) -> N
 
 def test_the_gate_fills_the_cache_and_a_second_run_does_no_forward(classifier: Path) -> None:
     data = a_data()
-    first = teacher.resolve(study(classifier), data)
-    second = teacher.resolve(study(classifier), data)
+    first = resolve.resolve(study(classifier), data)
+    second = resolve.resolve(study(classifier), data)
     assert (first.forwards, second.forwards) == (120, 0)
     assert first.fingerprint == second.fingerprint
     assert first.validation == second.validation
     tokens = tokenise(data.validation, second.tokenizer, 16)
-    kept = cache.signals(second, tokens, [], None, max_length=16)
+    kept = signal_cache.signals(second, tokens, [], None, max_length=16)
     assert kept.forwards == 0
     np.testing.assert_allclose(kept.columns[Need(Signal.LOGITS)].values, logits(second, data), atol=1e-5)
 
 
 def test_outputs_are_put_into_the_datas_order_by_name(classifier: Path) -> None:
     data = a_data()
-    straight = teacher.resolve(study(classifier), data)
+    straight = resolve.resolve(study(classifier), data)
     order = [2, 0, 1]  # data labels good, bad, fair
     place = np.argsort(order)
     parts = {name: replace(part, labels=place[part.labels]) for name, part in parts_of(data).items()}
-    found = teacher.resolve(study(classifier), a_data(labels=("GOOD", "bad ", "Fair"), **parts))
+    found = resolve.resolve(study(classifier), a_data(labels=("GOOD", "bad ", "Fair"), **parts))
     assert found.labels == ("GOOD", "bad ", "Fair")
     assert found.model.config.id2label[0] == "GOOD"
     assert found.validation["accuracy"] == straight.validation["accuracy"]
@@ -202,17 +202,17 @@ def test_outputs_are_put_into_the_datas_order_by_name(classifier: Path) -> None:
 def test_permuted_names_are_found_out_and_the_advice_mends_them(classifier: Path) -> None:
     change_config(classifier, id2label={"0": "good", "1": "bad", "2": "fair"}, label2id={"good": 0, "bad": 1, "fair": 2})
     with pytest.raises(InputError, match=r'labels: \["bad", "fair", "good"\]'):
-        teacher.resolve(study(classifier), a_data())
-    assert teacher.resolve(study(classifier, labels=["bad", "fair", "good"]), a_data()).validation["accuracy"] > 0.9
+        resolve.resolve(study(classifier), a_data())
+    assert resolve.resolve(study(classifier, labels=["bad", "fair", "good"]), a_data()).validation["accuracy"] > 0.9
 
 
 def test_nameless_outputs_are_checked_by_assignment(classifier: Path) -> None:
     names = {f"LABEL_{number}": number for number in range(3)}
     change_config(classifier, id2label={str(number): name for name, number in names.items()}, label2id=names)
-    assert teacher.resolve(study(classifier), a_data()).validation["accuracy"] > 0.9
+    assert resolve.resolve(study(classifier), a_data()).validation["accuracy"] > 0.9
     swapped = a_data(labels=("good", "fair", "bad"), **{n: replace(p, labels=2 - p.labels) for n, p in parts_of(a_data()).items()})
     with pytest.raises(InputError, match=r'labels: \["bad", "fair", "good"\]'):
-        teacher.resolve(study(classifier), swapped)
+        resolve.resolve(study(classifier), swapped)
 
 
 def test_roberta_heads_are_reordered_too(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_roberta_heads_are_reordered_too(tmp_path: Path) -> None:
 
     model = RobertaForSequenceClassification(RobertaConfig(**{**SIZES, "num_labels": 3}))
     before = checkpoint.head(model).weight.clone()
-    teacher._reorder(model, (2, 0, 1))
+    resolve._reorder(model, (2, 0, 1))
     assert torch.equal(model.classifier.out_proj.weight, before[[2, 0, 1]])
 
 
@@ -233,22 +233,22 @@ def test_a_teacher_that_learnt_nothing_is_refused(tmp_path: Path, rows: int, loo
         model.classifier.weight.zero_()
         model.classifier.bias.copy_(torch.tensor([0.0, 5.0, 0.0]))  # it always says fair
     with pytest.raises(InputError, match=rf"{looked} validation rows, no better than always saying .* \({share}\)"):
-        teacher.resolve(study(saved(tmp_path / "model", model)), a_data(validation=table(rows, 1)))
+        resolve.resolve(study(saved(tmp_path / "model", model)), a_data(validation=table(rows, 1)))
 
 
 def test_a_hopeless_teacher_is_refused_after_the_first_look(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change_config(classifier, id2label={"0": "good", "1": "bad", "2": "fair"}, label2id={"good": 0, "bad": 1, "fair": 2})
     seen: list[int] = []
-    forward = cache.forward
-    monkeypatch.setattr(cache, "forward", lambda *given, **named: (seen.append(len(given[1])), forward(*given, **named)))
+    forward = signal_cache.forward
+    monkeypatch.setattr(signal_cache, "forward", lambda *given, **named: (seen.append(len(given[1])), forward(*given, **named)))
     with pytest.raises(InputError, match="another order"):
-        teacher.resolve(study(classifier), a_data(validation=table(900, 1)))
+        resolve.resolve(study(classifier), a_data(validation=table(900, 1)))
     assert seen == [256]
 
 
 def test_a_backbone_is_fine_tuned_once_and_reused(backbone: Path, own_cache: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    first = teacher.resolve(study(backbone, finetune=TUNE), a_data(), lambda *step: told.append(step))
+    first = resolve.resolve(study(backbone, finetune=TUNE), a_data(), lambda *step: told.append(step))
     assert first.tuned
     assert not first.reused
     assert first.validation["accuracy"] > 0.9
@@ -256,7 +256,7 @@ def test_a_backbone_is_fine_tuned_once_and_reused(backbone: Path, own_cache: Pat
     assert steps[0] == ("fine-tuning the teacher", 1, 64)
     assert steps[-1] == ("fine-tuning the teacher", 64, 64)
     told.clear()
-    second = teacher.resolve(study(backbone, finetune=TUNE), a_data(), lambda *step: told.append(step))
+    second = resolve.resolve(study(backbone, finetune=TUNE), a_data(), lambda *step: told.append(step))
     assert second.reused
     assert told == []
     assert second.forwards == 0
@@ -268,11 +268,11 @@ def test_a_backbone_is_fine_tuned_once_and_reused(backbone: Path, own_cache: Pat
 def test_fine_tuning_gives_the_same_teacher_again_and_leaves_the_generator_alone(backbone: Path, own_cache: Path) -> None:
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    first = teacher.resolve(study(backbone, finetune=TUNE), a_data())
+    first = resolve.resolve(study(backbone, finetune=TUNE), a_data())
     assert torch.equal(torch.get_rng_state(), state)
     shutil.rmtree(own_cache)
     torch.manual_seed(6)
-    assert teacher.resolve(study(backbone, finetune=TUNE), a_data()).fingerprint == first.fingerprint
+    assert resolve.resolve(study(backbone, finetune=TUNE), a_data()).fingerprint == first.fingerprint
 
 
 @pytest.mark.parametrize("what", ["epochs", "lr", "split", "max_length", "weights", "unlabelled", "seed"])
@@ -281,13 +281,13 @@ def test_a_tuned_teacher_is_kept_under_what_decides_it(
 ) -> None:
     tuned: list[float] = []
 
-    def instead(plan: teacher.Plan, *_: Any) -> PreTrainedModel:
+    def instead(plan: resolve.Plan, *_: Any) -> PreTrainedModel:
         tuned.append(1)
         return checkpoint.load_model(plan.checkpoint, new_head=True, labels=CLASSES, task="classification")
 
-    monkeypatch.setattr(teacher, "_finetune", instead)
-    monkeypatch.setattr(teacher, "_through_gate", lambda found, *_: found)
-    teacher.resolve(study(backbone, finetune=TUNE), a_data())
+    monkeypatch.setattr(resolve, "_finetune", instead)
+    monkeypatch.setattr(resolve, "_through_gate", lambda found, *_: found)
+    resolve.resolve(study(backbone, finetune=TUNE), a_data())
     changed, data = study(backbone, finetune={**TUNE, **({what: 1} if what in TUNE else {})}), a_data()
     if what == "split":
         data = a_data(split_fingerprint="another")
@@ -303,16 +303,16 @@ def test_a_tuned_teacher_is_kept_under_what_decides_it(
         weights[-1] ^= 1
         (folder / "model.safetensors").write_bytes(weights)
         changed = study(folder, finetune=TUNE)
-    teacher.resolve(changed, data)
+    resolve.resolve(changed, data)
     assert len(tuned) == (1 if what in ("unlabelled", "seed") else 2)
 
 
 def test_a_damaged_tuned_teacher_is_tuned_again_with_a_note(backbone: Path, own_cache: Path) -> None:
-    first = teacher.resolve(study(backbone, finetune=TUNE), a_data())
+    first = resolve.resolve(study(backbone, finetune=TUNE), a_data())
     weights = next(own_cache.glob("teachers/*/model.safetensors"))
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    again = teacher.resolve(study(backbone, finetune=TUNE), a_data())
+    again = resolve.resolve(study(backbone, finetune=TUNE), a_data())
     assert not again.reused
     assert again.notes == (f"{weights.parent}: damaged, made again",)
     assert again.fingerprint == first.fingerprint
@@ -320,37 +320,37 @@ def test_a_damaged_tuned_teacher_is_tuned_again_with_a_note(backbone: Path, own_
 
 
 def test_a_teacher_that_we_tuned_is_bound_to_its_split(backbone: Path, own_cache: Path) -> None:
-    first = teacher.resolve(study(backbone, finetune=TUNE), a_data())
+    first = resolve.resolve(study(backbone, finetune=TUNE), a_data())
     folder = next(own_cache.glob("teachers/*/"))
-    assert teacher.resolve(study(folder), a_data()).fingerprint == first.fingerprint
+    assert resolve.resolve(study(folder), a_data()).fingerprint == first.fingerprint
     with pytest.raises(InputError, match=r"another split of the data.*rows that are now for validation"):
-        teacher.resolve(study(folder), a_data(split_fingerprint="another"))
+        resolve.resolve(study(folder), a_data(split_fingerprint="another"))
     with pytest.raises(InputError, match="another split"):
-        teacher.inspect(study(folder, finetune=TUNE), a_data(split_fingerprint="another"))
+        resolve.inspect(study(folder, finetune=TUNE), a_data(split_fingerprint="another"))
     a_tokenizer([*VOCABULARY[:5], *VOCABULARY[:4:-1]]).save_pretrained(folder)
     with pytest.raises(InputError, match="tokenizer is not the one it was tuned with"):
-        teacher.inspect(study(folder), a_data())
+        resolve.inspect(study(folder), a_data())
 
 
 def test_a_backbone_is_refused_where_tuning_is_never(backbone: Path) -> None:
     with pytest.raises(InputError, match=r"a backbone without a trained head, and teacher.finetune is never"):
-        teacher.resolve(study(backbone, finetune="never"), a_data())
+        resolve.resolve(study(backbone, finetune="never"), a_data())
     with pytest.raises(InputError, match=r"teacher\.labels: a backbone has no label names"):
-        teacher.resolve(study(backbone, labels=list(CLASSES)), a_data())
+        resolve.resolve(study(backbone, labels=list(CLASSES)), a_data())
 
 
 def test_fine_tuning_that_teaches_nothing_is_refused_with_its_own_advice(backbone: Path) -> None:
     data = a_data(train=replace(table(60, 0), labels=np.zeros(60, np.int64)))
     with pytest.raises(InputError, match=r"no better than always saying.*fine-tune longer"):
-        teacher.resolve(study(backbone, finetune={"epochs": 1, "lr": 1e-3}), data)
+        resolve.resolve(study(backbone, finetune={"epochs": 1, "lr": 1e-3}), data)
 
 
 def test_a_classifier_for_other_labels_can_be_tuned_for_these(classifier: Path) -> None:
     two = {name: replace(part.rows(np.flatnonzero(part.labels < 2))) for name, part in parts_of(a_data()).items()}
     data = a_data(labels=("no", "yes"), **two)
     with pytest.raises(InputError, match=r"the teacher has 3 labels \(bad, fair, good\), the data 2 \(no, yes\)"):
-        teacher.resolve(study(classifier), data)
-    found = teacher.resolve(study(classifier, finetune={"epochs": 3, "lr": 1e-3}), data)
+        resolve.resolve(study(classifier), data)
+    found = resolve.resolve(study(classifier, finetune={"epochs": 3, "lr": 1e-3}), data)
     assert found.tuned
     assert found.labels == ("no", "yes")
     assert found.validation["accuracy"] > 0.9
@@ -358,22 +358,22 @@ def test_a_classifier_for_other_labels_can_be_tuned_for_these(classifier: Path) 
 
 def test_a_regression_is_tuned_in_any_unit_and_used_as_it_is_afterwards(backbone: Path, own_cache: Path) -> None:
     data = regression()
-    first = teacher.resolve(study(backbone, task="regression", finetune=TUNE), data)
+    first = resolve.resolve(study(backbone, task="regression", finetune=TUNE), data)
     assert first.labels == ()
     assert first.info.labels == 1
     assert first.validation["pearson"] > 0.9
     assert first.validation["mse"] < first.baseline / 4
     assert abs(logits(first, data).mean() - 1200) < 50
-    second = teacher.resolve(study(next(own_cache.glob("teachers/*/")), task="regression"), data)
+    second = resolve.resolve(study(next(own_cache.glob("teachers/*/")), task="regression"), data)
     assert not second.tuned
     assert second.validation["mse"] == pytest.approx(first.validation["mse"])
-    more = teacher.resolve(study(next(own_cache.glob("teachers/*/")), task="regression", finetune={"epochs": 1, "lr": 1e-5}), data)
+    more = resolve.resolve(study(next(own_cache.glob("teachers/*/")), task="regression", finetune={"epochs": 1, "lr": 1e-5}), data)
     assert more.validation["mse"] == pytest.approx(first.validation["mse"], rel=0.2)  # it went on from the head it had
 
 
 def test_a_classifier_is_refused_for_a_regression(classifier: Path) -> None:
     with pytest.raises(InputError, match="has 3 labels, but a regression needs one number"):
-        teacher.resolve(study(classifier, task="regression"), regression())
+        resolve.resolve(study(classifier, task="regression"), regression())
 
 
 def drop(*names: str) -> Callable[[Path], None]:
@@ -453,32 +453,32 @@ def damaged(folder: Path) -> None:
 def test_a_wrong_folder_is_refused_with_the_reason(classifier: Path, change: Callable[[Path], object], message: str) -> None:
     change(classifier)
     with pytest.raises(InputError, match=message) as caught:
-        teacher.resolve(study(classifier), a_data())
+        resolve.resolve(study(classifier), a_data())
     assert str(caught.value).startswith(f"teacher.model: {classifier}")
     assert len(str(caught.value).splitlines()) <= 2
 
 
 def test_longer_texts_than_the_teacher_reads_are_refused(classifier: Path) -> None:
     with pytest.raises(InputError, match=r"data\.max_length: 25 is more than the 24 tokens that the teacher reads"):
-        teacher.inspect(study(classifier, max_length=25), a_data())
+        resolve.inspect(study(classifier, max_length=25), a_data())
 
 
 def test_a_vocabulary_file_alone_makes_a_fast_tokenizer(classifier: Path) -> None:
     for path in classifier.glob("tokenizer*"):
         path.unlink()
     (classifier / "vocab.txt").write_text("\n".join(VOCABULARY))
-    assert teacher.resolve(study(classifier), a_data()).validation["accuracy"] > 0.9
+    assert resolve.resolve(study(classifier), a_data()).validation["accuracy"] > 0.9
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./no", "nobody/no-such-model", "some folder"])
 def test_a_missing_folder_or_unknown_model_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"teacher.model: .*no(:? such)? folder"):
-        teacher.inspect(study(name), a_data())
+        resolve.inspect(study(name), a_data())
 
 
 def test_a_file_is_not_a_folder(classifier: Path) -> None:
     with pytest.raises(InputError, match="a file: give the folder"):
-        teacher.inspect(study(classifier / "model.safetensors"), a_data())
+        resolve.inspect(study(classifier / "model.safetensors"), a_data())
 
 
 def test_the_preset_is_found_without_importing_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: Path) -> None:
@@ -499,9 +499,9 @@ def test_a_missing_preset_package_names_the_extra(monkeypatch: pytest.MonkeyPatc
 
 def test_the_fingerprint_follows_every_weight_and_the_order_of_labels(classifier: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(classifier)
-    before = teacher.fingerprint(model, CLASSES)
-    assert teacher.fingerprint(AutoModelForSequenceClassification.from_pretrained(classifier), CLASSES) == before
-    assert teacher.fingerprint(model, CLASSES[::-1]) != before
+    before = resolve.fingerprint(model, CLASSES)
+    assert resolve.fingerprint(AutoModelForSequenceClassification.from_pretrained(classifier), CLASSES) == before
+    assert resolve.fingerprint(model, CLASSES[::-1]) != before
     with torch.no_grad():
         model.bert.embeddings.position_embeddings.weight[-1, -1] += 1e-6
-    assert teacher.fingerprint(model, CLASSES) != before
+    assert resolve.fingerprint(model, CLASSES) != before

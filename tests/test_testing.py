@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdsearch.api import Batch, Family, ModelInfo, Need, Outputs, Signal, Space, Strategy, TeacherRole, UndeclaredSignal
-from kdsearch.encoder import mean_over_tokens
 from kdsearch.errors import KdsearchError, PluginError
+from kdsearch.modules import mean_over_tokens
 from kdsearch.registry.classes import check_yielded
 from kdsearch.testing import (
     FamilyContract,

@@ -16,7 +16,7 @@ from kdsearch.assets import Assets, Part
 from kdsearch.data import vocabulary
 from kdsearch.data.splits import Table, Tokens, tokenise
 from kdsearch.data.vocabulary import Vocabulary
-from kdsearch.encoder import Encoder
+from kdsearch.teacher.encoder import Encoder
 from kdsearch.testing import tiny_info, tiny_teacher
 from kdsearch.training.loop import Rows
 

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from kdsearch.checkpoint import quiet
 from kdsearch.data.splits import Table, Tokens, tokenise
 from kdsearch.deploy import graph
 from kdsearch.errors import KdsearchError
 from kdsearch.evaluation import metrics
 from kdsearch.io.progress import Progress
 from kdsearch.student import Student, load_student
+from kdsearch.teacher.checkpoint import quiet
 from kdsearch.training.loop import Rows, in_order
 from kdsearch.verify import Check
 

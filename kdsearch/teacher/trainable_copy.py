@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kdsearch.api import Batch, Need, Outputs, Signal, TeacherTuning
-from kdsearch.encoder import ANATOMY, Encoder
+from kdsearch.teacher.encoder import ANATOMY, Encoder
 
 _LOGITS = (Need(Signal.LOGITS),)
 

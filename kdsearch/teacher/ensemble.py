@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from kdsearch import losses, teacher
+from kdsearch import losses
 from kdsearch.api import Need, Signal
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data.splits import Data, Table, Tokens, tokenise
 from kdsearch.errors import InputError
 from kdsearch.evaluation import metrics
 from kdsearch.io.progress import Progress
-from kdsearch.teacher import Plan, Teacher
+from kdsearch.teacher import resolve as teacher
+from kdsearch.teacher.resolve import Plan, Teacher
 
 POINT = 0.01  # of the study's quality: a mean that is worse than its best teacher by more is told
 

@@ -15,14 +15,14 @@ import torch
 from safetensors.torch import save
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from kdsearch import cache, checkpoint, encoder, gate
 from kdsearch.api import ModelInfo, Need, Signal
-from kdsearch.checkpoint import Checkpoint
 from kdsearch.config.schema import FineTune, StudyConfig, TeacherConfig
 from kdsearch.data.splits import Data, Table, tokenise
 from kdsearch.errors import InputError
 from kdsearch.io import files as io
 from kdsearch.io.progress import Progress
+from kdsearch.teacher import checkpoint, encoder, gate, signal_cache
+from kdsearch.teacher.checkpoint import Checkpoint
 from kdsearch.training.loop import NotFinite, Recipe, Rows, default_device, fast_bfloat16, fit, groups, mixed
 
 RECORD = "kdsearch-teacher.json"  # in a folder that we tuned: what it was tuned from and on
@@ -213,13 +213,13 @@ def _tuned(
     either = [decided | {"precision": "bfloat16"}, decided]
     if not fast_bfloat16(default_device()):
         either.reverse()
-    folders = [cache.cache_root() / "teachers" / io.digest(io.canonical(each)) for each in either]
+    folders = [signal_cache.cache_root() / "teachers" / io.digest(io.canonical(each)) for each in either]
     decided, folder = next((pair for pair in zip(either, folders, strict=True) if pair[1].exists()), (either[0], folders[0]))
 
-    with cache.writing():
+    with signal_cache.writing():
         folder.parent.mkdir(parents=True, exist_ok=True)
         waiting = "waiting for another process that fine-tunes the same teacher"
-        with cache.lock(folder.with_suffix(".lock"), progress, waiting):
+        with signal_cache.lock(folder.with_suffix(".lock"), progress, waiting):
             for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a run that was killed while it wrote
                 shutil.rmtree(leftover, ignore_errors=True)
             whole = _whole(folder)
@@ -310,7 +310,7 @@ def _through_gate(
         return gate.check(logits, targets[rows], data.labels, order, data.task, teacher.source, tuned=teacher.tuned, final=final, key=key)
 
     forwards = 0
-    logits = cache.stored_logits(teacher, tokens, config.data.max_length)
+    logits = signal_cache.stored_logits(teacher, tokens, config.data.max_length)
     if logits is None and not teacher.tuned and len(targets) > SECOND_LOOK:
         rows = gate.sample(targets, FIRST_LOOK)
         said = _logits(teacher, data.validation.rows(rows), config.data.max_length)
@@ -323,7 +323,7 @@ def _through_gate(
                 evidence(rows, said, True)
         forwards = len(rows)
     if logits is None:
-        found = cache.signals(teacher, tokens, needs, None, progress, max_length=config.data.max_length)
+        found = signal_cache.signals(teacher, tokens, needs, None, progress, max_length=config.data.max_length)
         logits = found.columns[_LOGITS].values
         forwards += found.forwards
     verdict = evidence(slice(None), logits, True)
@@ -333,7 +333,7 @@ def _through_gate(
 def _logits(teacher: Teacher, table: Table, max_length: int) -> np.ndarray:
     tokens = tokenise(table, teacher.tokenizer, max_length)
     found = np.empty((len(tokens), teacher.info.labels), np.float32)
-    cache.forward(teacher, tokens, {_LOGITS: found})
+    signal_cache.forward(teacher, tokens, {_LOGITS: found})
     return found
 
 

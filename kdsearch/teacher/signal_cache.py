@@ -24,10 +24,10 @@ from transformers import PreTrainedModel
 
 from kdsearch.api import ModelInfo, Need, Signal
 from kdsearch.data.splits import Tokens
-from kdsearch.encoder import Encoder
 from kdsearch.errors import EnvironmentProblem, PluginError
 from kdsearch.io import files
 from kdsearch.io.progress import Progress
+from kdsearch.teacher.encoder import Encoder
 from kdsearch.training.loop import Rows, default_device, fast_bfloat16, in_order, mixed
 
 FORMAT = 1  # part of every key: raise it when the numbers or their layout change

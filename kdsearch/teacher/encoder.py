@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from kdsearch.api import Batch, ModelInfo, Need, Outputs, Signal
+from kdsearch.modules import mean_over_tokens
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,3 @@ def attention(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
     """Attention probabilities before dropout, (B, A, S, S), of queries and keys (B, A, S, H/A); what mask (B, S) leaves out has none."""
     scores = queries @ keys.mT / math.sqrt(queries.shape[-1])
     return scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min).softmax(-1)
-
-
-def mean_over_tokens(states: Tensor, mask: Tensor) -> Tensor:
-    """(B, S, H) and (B, S) bool -> (B, H), padding left out."""
-    weights = mask.to(states.dtype).unsqueeze(-1)
-    return (states * weights).sum(1) / weights.sum(1).clamp_min(1.0)
