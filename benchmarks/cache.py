@@ -10,14 +10,14 @@ import numpy as np
 import torch
 import world
 
-from kdsearch import trial
 from kdsearch.api import Batch, Outputs, Strategy
-from kdsearch.assets import Assets
 from kdsearch.space.spec import TrialSpec
+from kdsearch.student import trial
+from kdsearch.student.assets import Assets
+from kdsearch.student.teaching import Teaching
+from kdsearch.student.trial import _Trial
 from kdsearch.teacher.encoder import Encoder
-from kdsearch.teaching import Teaching
 from kdsearch.training.loop import Rows
-from kdsearch.trial import _Trial
 
 PAIRS = 3
 SHARE = 0.25

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 import world
 
-from kdsearch import trial
 from kdsearch.api import Need, Signal
 from kdsearch.space.spec import TrialSpec
+from kdsearch.student import trial
+from kdsearch.student.trial import _Trial
 from kdsearch.training.loop import Rows, bucketed, groups, mixed
-from kdsearch.trial import _Trial
 
 TURNS = 5
 SHARES = {"transformer": 0.25, "bilstm": 0.25, "mlp": 1.0}  # of an epoch: a second of steps to time

@@ -14,13 +14,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from kdsearch import prepare, student, trial
+from kdsearch import prepare
 from kdsearch.api import Need, Signal
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits
 from kdsearch.space.spec import TrialSpec
+from kdsearch.student import saved, trial
+from kdsearch.student.trial import TrialResult
 from kdsearch.teacher import signal_cache
-from kdsearch.trial import TrialResult
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
@@ -69,7 +70,7 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder:
             for name, content in result.files.items():
                 (Path(folder) / name).write_bytes(content)
-            loaded = student.load_student(folder)
+            loaded = saved.load_student(folder)
         logits = loaded.logits(self.test.texts, self.test.pairs)
         return Run(result, result.logits.argmax(-1) == self.assets.validation.labels, logits.argmax(-1) == self.test.labels)
 

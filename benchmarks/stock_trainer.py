@@ -22,14 +22,15 @@ from datasets import Dataset
 from torch.nn import functional as F
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast, PrinterCallback, Trainer, TrainingArguments
 
-from kdsearch import student, trial
 from kdsearch.api import Need, Signal
 from kdsearch.data.splits import Tokens
 from kdsearch.prepare import Prepared
 from kdsearch.space.spec import TrialSpec
+from kdsearch.student import trial
+from kdsearch.student.trial import _Trial
 from kdsearch.teacher import signal_cache
+from kdsearch.training import predict
 from kdsearch.training.loop import Rows, fast_bfloat16
-from kdsearch.trial import _Trial
 
 PAIRS = 3
 SHARE = 0.25  # of an epoch, in the first row
@@ -94,7 +95,7 @@ def stock(found: Prepared, spec: TrialSpec, *, bf16: bool = False) -> tuple[floa
         trainer.remove_callback(PrinterCallback)
         taken = world.seconds(trainer.train)
     validation = Rows(assets.validation.tokens, assets.validation.labels, pad=assets.pad, device=torch.device("cpu"))
-    logits = student.predict(own.module, validation)
+    logits = predict.predict(own.module, validation)
     return taken, float((logits.argmax(-1) == assets.validation.labels).mean())
 
 

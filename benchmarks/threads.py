@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import world
 
-from kdsearch import trial
+from kdsearch.student import trial
 
 FAMILIES = ("transformer", "mlp")
 PAIRS = 3

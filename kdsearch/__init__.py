@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from kdsearch.registry.hookspecs import hookimpl
     from kdsearch.registry.registry import families, strategies
-    from kdsearch.student import Student, load_student
+    from kdsearch.student.saved import Student, load_student
     from kdsearch.study import Study, search
     from kdsearch.teacher.encoder import Encoder
 
@@ -50,8 +50,8 @@ _HOME = {
     "hookimpl": "kdsearch.registry.hookspecs",
     "families": "kdsearch.registry.registry",
     "strategies": "kdsearch.registry.registry",
-    "Student": "kdsearch.student",
-    "load_student": "kdsearch.student",
+    "Student": "kdsearch.student.saved",
+    "load_student": "kdsearch.student.saved",
     "Study": "kdsearch.study",
     "search": "kdsearch.study",
 }

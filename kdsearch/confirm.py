@@ -39,8 +39,8 @@ from kdsearch.prepare import Known, Prepared
 from kdsearch.record import StudyState, TrialRecord
 from kdsearch.searching.ledger import Ledger
 from kdsearch.searching.retrain import train_all
-from kdsearch.student import RECORD, load_student
-from kdsearch.trial import TrialResult
+from kdsearch.student.saved import RECORD, load_student
+from kdsearch.student.trial import TrialResult
 
 ROLES: tuple[Role, ...] = ("student", "control")  # a run that is both is known as a student's
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from kdsearch.api import Family, ModelInfo, Need, Signal, TeacherRole
-from kdsearch.assets import Assets, Part, Several
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits, vocabulary
 from kdsearch.data.augment import augment
@@ -27,6 +26,7 @@ from kdsearch.registry.registry import Plugins
 from kdsearch.space import cost
 from kdsearch.space.candidates import Candidate
 from kdsearch.space.explore import Exploration, explore
+from kdsearch.student.assets import Assets, Part, Several
 from kdsearch.teacher import ensemble, resolve, signal_cache
 from kdsearch.teacher.encoder import Encoder
 from kdsearch.teacher.ensemble import Other

@@ -32,8 +32,8 @@ from kdsearch.searching.run import StudyRun
 from kdsearch.searching.rungs import Rungs
 from kdsearch.searching.sampler import Sampler
 from kdsearch.searching.view import View
-from kdsearch.student import Student, load_student
-from kdsearch.trial import RUNGS
+from kdsearch.student.saved import Student, load_student
+from kdsearch.student.trial import RUNGS
 
 
 @dataclass(frozen=True)

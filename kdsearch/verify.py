@@ -16,7 +16,7 @@ from kdsearch.config import schema, study_file
 from kdsearch.data import splits
 from kdsearch.errors import KdsearchError
 from kdsearch.evaluation import metrics
-from kdsearch.student import WEIGHTS, load_student
+from kdsearch.student.saved import WEIGHTS, load_student
 
 TOLERANCE = 1e-3  # of a logit, or of the spread of a regression's labels: another batch size or number of threads adds up in another order
 

@@ -22,7 +22,7 @@ from kdsearch.evaluation import metrics
 from kdsearch.registry import registry
 from kdsearch.searching.ledger import Ledger
 from kdsearch.space import cost
-from kdsearch.student import info_to_json, load_student
+from kdsearch.student.saved import info_to_json, load_student
 from kdsearch.testing import tiny_info, tiny_teacher
 
 NAMES = ["angry", "calm", "sad"]

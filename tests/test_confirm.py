@@ -23,7 +23,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import kdsearch
-from kdsearch import confirm, confirm_command, finalists, front, prepare, trial
+from kdsearch import confirm, confirm_command, finalists, front, prepare
 from kdsearch.config import study_file
 from kdsearch.data import splits
 from kdsearch.errors import Interrupted, StateError, VerdictNo
@@ -35,8 +35,9 @@ from kdsearch.searching.ledger import Ledger
 from kdsearch.searching.view import front_table
 from kdsearch.space import cost
 from kdsearch.space.spec import TrialSpec
-from kdsearch.student import load_student
-from kdsearch.trial import TrialResult
+from kdsearch.student import trial
+from kdsearch.student.saved import load_student
+from kdsearch.student.trial import TrialResult
 
 
 def record(number: int, score: float, params: int, **spec: Any) -> TrialRecord:

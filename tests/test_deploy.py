@@ -25,7 +25,7 @@ from kdsearch.deploy import folder, graph, hub, latency, recurrent
 from kdsearch.deploy.pick import Deployed, Export, Source, choice, pick
 from kdsearch.deploy.predict import Predictor
 from kdsearch.errors import EnvironmentProblem, InputError, StateError
-from kdsearch.student import load_student
+from kdsearch.student.saved import load_student
 from kdsearch.study import Study
 
 QUIET = Console(file=open(os.devnull, "w"))  # noqa: SIM115 - for the life of the tests

@@ -17,17 +17,18 @@ from transformers import BertForSequenceClassification, ElectraConfig, ElectraFo
 
 from kdsearch import modules
 from kdsearch.api import Batch, Family, Need, Signal
-from kdsearch.assets import Assets
 from kdsearch.registry import registry
 from kdsearch.space.cost import counted_flops, price, safetensors_bytes
 from kdsearch.space.spec import TrialSpec
-from kdsearch.student import files, load_student, predict
+from kdsearch.student.assets import Assets
+from kdsearch.student.saved import files, load_student
+from kdsearch.student.trial import run
 from kdsearch.teacher import encoder
 from kdsearch.teacher.encoder import Encoder
 from kdsearch.testing import eight_sentences, tiny_info, tiny_teacher
 from kdsearch.training.loop import Rows, layers_above
+from kdsearch.training.predict import predict
 from kdsearch.training.target_scaling import Unit, output_map
-from kdsearch.trial import run
 from kdsearch_plugins.bilstm import BiLstm
 from kdsearch_plugins.cnn import Cnn
 from kdsearch_plugins.mlp import STRIDE, Bag, Mlp

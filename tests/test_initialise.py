@@ -19,7 +19,7 @@ from transformers import (
 
 from kdsearch import initialise
 from kdsearch.api import Batch, Need, Signal
-from kdsearch.student import info_from_json, info_to_json
+from kdsearch.student.saved import info_from_json, info_to_json
 from kdsearch.teacher import encoder
 from kdsearch.teacher.encoder import Encoder
 from kdsearch.testing import eight_sentences, tiny_info, tiny_teacher

@@ -17,8 +17,8 @@ from kdsearch.searching.ledger import Ledger
 from kdsearch.searching.run import StudyRun
 from kdsearch.searching.rungs import Rungs
 from kdsearch.searching.sampler import Sampler
+from kdsearch.student.trial import TrialResult
 from kdsearch.testing import load_one
-from kdsearch.trial import TrialResult
 
 SHARES = (0.25, 0.5, 0.75)
 

@@ -27,9 +27,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from typer.testing import CliRunner
 
 import kdsearch.searching
-from kdsearch import cli, confirm, dryrun, front, losses, prepare, study, trial
+from kdsearch import cli, confirm, dryrun, front, losses, prepare, study
 from kdsearch.api import Batch, Need, Signal, Strategy
-from kdsearch.assets import Assets, Several
 from kdsearch.config import schema, study_file
 from kdsearch.data import splits
 from kdsearch.data.splits import Table
@@ -41,9 +40,11 @@ from kdsearch.registry import registry
 from kdsearch.report.facts import Facts
 from kdsearch.searching.run import StudyRun
 from kdsearch.space.spec import TrialSpec
+from kdsearch.student import trial
+from kdsearch.student.assets import Assets, Several
+from kdsearch.student.teaching import Teaching
+from kdsearch.student.trial import TrialResult
 from kdsearch.teacher import ensemble, signal_cache
-from kdsearch.teaching import Teaching
-from kdsearch.trial import TrialResult
 
 LOGITS = Need(Signal.LOGITS)
 NAMES = ["angry", "calm", "sad"]

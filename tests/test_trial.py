@@ -15,17 +15,17 @@ import torch
 import worlds
 from safetensors.torch import load as load_tensors
 
-from kdsearch import student, trial
 from kdsearch.api import Need, Signal
-from kdsearch.assets import Assets, Part
 from kdsearch.registry import registry
 from kdsearch.searching import retrain
 from kdsearch.space.spec import TrialSpec
-from kdsearch.student import load_student
+from kdsearch.student import trial
+from kdsearch.student.assets import Assets, Part
+from kdsearch.student.saved import load_student
+from kdsearch.student.trial import Report, TrialResult, run
 from kdsearch.testing import tiny_info, tiny_teacher
-from kdsearch.training import loop
+from kdsearch.training import loop, predict
 from kdsearch.training.target_scaling import OWN, Unit
-from kdsearch.trial import Report, TrialResult, run
 
 STRATEGIES: dict[str, dict[str, object]] = {
     "hard": {},
@@ -193,7 +193,7 @@ def test_patience_ends_training_after_that_share_without_a_better_score_and_keep
     scores = iter([0.4, 0.9, 0.8, 0.7, 0.6, 0.9])
 
     def judged(trial_: trial._Trial) -> tuple[np.ndarray, dict[str, float]]:
-        logits = student.predict(trial_.module, trial_.validation)
+        logits = predict.predict(trial_.module, trial_.validation)
         seen.append((len(seen) + 1, logits))
         return logits, {"accuracy": next(scores)}
 
@@ -216,7 +216,7 @@ def test_the_best_look_is_scored_again_in_full_precision_before_it_is_preferred_
     scores = iter([0.4, 0.9, 0.8, 0.7, 0.6, 0.5])  # look 2 had 0.9 in bfloat16, and has 0.5, less than the last weights' 0.6
 
     def judged(trial_: trial._Trial) -> tuple[np.ndarray, dict[str, float]]:
-        said.append(student.predict(trial_.module, trial_.validation))
+        said.append(predict.predict(trial_.module, trial_.validation))
         return said[-1], {"accuracy": next(scores)}
 
     monkeypatch.setattr(trial._Trial, "_scores", judged)
@@ -345,7 +345,7 @@ def test_answers_that_are_not_finite_fail_as_such_at_the_first_rung(monkeypatch:
         looked.append(len(rows))
         return np.full((len(rows), 1), np.nan, np.float32)
 
-    monkeypatch.setattr(student, "predict", broken)
+    monkeypatch.setattr(predict, "predict", broken)
     result = run(spec("logit"), values())
     assert (result.status, result.cause) == ("failed", "not_finite")
     assert result.message is not None

@@ -12,10 +12,10 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
 from kdsearch.api import Need, Signal
-from kdsearch.assets import Assets, Part
 from kdsearch.data import vocabulary
 from kdsearch.data.splits import Table, Tokens, tokenise
 from kdsearch.data.vocabulary import Vocabulary
+from kdsearch.student.assets import Assets, Part
 from kdsearch.teacher.encoder import Encoder
 from kdsearch.testing import tiny_info, tiny_teacher
 from kdsearch.training.loop import Rows

@@ -19,7 +19,7 @@ from kdsearch.deploy import graph
 from kdsearch.errors import KdsearchError
 from kdsearch.evaluation import metrics
 from kdsearch.io.progress import Progress
-from kdsearch.student import Student, load_student
+from kdsearch.student.saved import Student, load_student
 from kdsearch.teacher.checkpoint import quiet
 from kdsearch.training.loop import Rows, in_order
 from kdsearch.verify import Check

@@ -16,7 +16,7 @@ from typing import Any
 from kdsearch.data.splits import Table
 from kdsearch.errors import InputError
 from kdsearch.io.files import disk_problems, ensure_folder
-from kdsearch.student import RECORD, Student
+from kdsearch.student.saved import RECORD, Student
 
 MANIFEST = "MANIFEST"  # as sha256sum writes it: `sha256sum -c MANIFEST` checks the folder
 CARD = "README.md"

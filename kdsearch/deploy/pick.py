@@ -25,7 +25,7 @@ from kdsearch.deploy.latency import Engine, TorchEngine
 from kdsearch.errors import EnvironmentProblem, InputError, KdsearchError, StateError
 from kdsearch.io import files as io
 from kdsearch.io.progress import Progress, teacher_progress
-from kdsearch.student import WEIGHTS, Student, load_student
+from kdsearch.student.saved import WEIGHTS, Student, load_student
 from kdsearch.teacher import checkpoint, resolve
 from kdsearch.teacher.checkpoint import quiet
 from kdsearch.teacher.encoder import Encoder

@@ -15,7 +15,7 @@ from kdsearch import front
 from kdsearch.errors import StateError
 from kdsearch.io import files
 from kdsearch.record import State, StudyState, TrialRecord
-from kdsearch.student import WEIGHTS
+from kdsearch.student.saved import WEIGHTS
 
 _ENDED = frozenset({State.COMPLETE, State.STOPPED, State.FAILED})
 

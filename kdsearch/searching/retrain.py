@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from kdsearch import trial
-from kdsearch.assets import Assets
 from kdsearch.errors import EnvironmentProblem, InputError
 from kdsearch.searching import cluster
 from kdsearch.space.spec import TrialSpec
-from kdsearch.trial import TrialResult
+from kdsearch.student import trial
+from kdsearch.student.assets import Assets
+from kdsearch.student.trial import TrialResult
 
 GRACE = 30.0  # seconds after its timeout that a trial may take to notice; then its process ends itself
 RETRIES = 1  # of a trial whose process dies without a word

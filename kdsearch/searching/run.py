@@ -24,7 +24,7 @@ from kdsearch.searching import dashboard
 from kdsearch.searching.ledger import Ledger
 from kdsearch.searching.rungs import Rungs
 from kdsearch.searching.sampler import Sampler
-from kdsearch.trial import TrialResult
+from kdsearch.student.trial import TrialResult
 
 ATTEMPTS = 3  # of one trial on nodes that die; after that the trial itself is the likelier culprit
 EXPORT_SECONDS = 60.0  # between exports of study.db

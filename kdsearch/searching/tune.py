@@ -21,12 +21,12 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from kdsearch import trial
-from kdsearch.assets import Assets
 from kdsearch.searching.cluster import on_this_node
 from kdsearch.searching.run import StudyRun
 from kdsearch.searching.sink import Sink
 from kdsearch.space.spec import TrialSpec
+from kdsearch.student import trial
+from kdsearch.student.assets import Assets
 
 GRACE = 30.0  # seconds after its timeout that a trial may take to notice; then its process ends itself
 

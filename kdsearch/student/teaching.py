@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdsearch import student
 from kdsearch.api import Batch, ModelInfo, Need, Outputs, Signal, Strategy, TeacherRole
-from kdsearch.assets import Assets, Part
 from kdsearch.evaluation import metrics
+from kdsearch.student.assets import Assets, Part
 from kdsearch.teacher.encoder import Encoder
 from kdsearch.teacher.signal_cache import from_bottom
 from kdsearch.teacher.trainable_copy import PrivateTeacher, split_state
+from kdsearch.training import predict
 from kdsearch.training.loop import NotFinite, Rows, as_tensor, mixed, token_places
 from kdsearch.training.target_scaling import OWN, Unit
 
@@ -147,7 +147,7 @@ class Teaching:
         before = metrics.scores(assets.task, np.asarray(said), part.labels)
         below = None if self._signals is None else Signals(part, self._signals.needs, assets.info, self._device)
         copied = self._private if below is None or below.missing else _FromStates(self._private, below)
-        logits = self._unit.own(student.predict(copied, Rows(part.tokens, part.labels, pad=assets.pad, device=self._device)))
+        logits = self._unit.own(predict.predict(copied, Rows(part.tokens, part.labels, pad=assets.pad, device=self._device)))
         if not np.isfinite(logits).all():
             raise NotFinite("the answers of the teacher's copy on validation are not finite")
         after = metrics.scores(assets.task, logits, part.labels)

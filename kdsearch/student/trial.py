@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsearch import student
 from kdsearch.api import Family, Need, Signal, Strategy, TeacherRole
-from kdsearch.assets import Assets
 from kdsearch.errors import InputError
 from kdsearch.evaluation import metrics
 from kdsearch.registry.registry import Plugins
 from kdsearch.space.spec import TrialSpec
-from kdsearch.teaching import Teaching
-from kdsearch.training import compact_table
+from kdsearch.student import saved
+from kdsearch.student.assets import Assets
+from kdsearch.student.teaching import Teaching
+from kdsearch.training import compact_table, predict
 from kdsearch.training.loop import NotFinite, OutOfTime, Recipe, Rows, as_tensor, default_device, fit, groups, mixed, set_dropout
 from kdsearch.training.target_scaling import OWN, Rescalable, Unit, output_map
 
@@ -220,7 +220,7 @@ class _Trial:
         return mixed(self.device, self.device.type == "cuda" or self.family.bfloat16)
 
     def _scores(self) -> tuple[np.ndarray, dict[str, float]]:
-        logits = self.unit.own(student.predict(self.module, self.validation))
+        logits = self.unit.own(predict.predict(self.module, self.validation))
         if not np.isfinite(logits).all():
             raise NotFinite("the student's answers on validation are not finite")
         return logits, metrics.scores(self.assets.task, logits, self.assets.validation.labels)
@@ -304,5 +304,5 @@ class _Trial:
             history=history,
             teacher_drift=drift,
             logits=logits,
-            files=student.files(self.family, self.module, self.assets, tokenizer, record),
+            files=saved.files(self.family, self.module, self.assets, tokenizer, record),
         )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,16 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from kdsearch.api import Family, ModelInfo, Need, Signal
-from kdsearch.assets import Assets
+from kdsearch.api import Family, ModelInfo, Signal
 from kdsearch.data.splits import Table, tokenise
 from kdsearch.errors import InputError
 from kdsearch.registry import registry
 from kdsearch.space.cost import SAFETENSORS_METADATA
+from kdsearch.student.assets import Assets
 from kdsearch.teacher.checkpoint import quiet
 from kdsearch.teacher.encoder import Encoder
-from kdsearch.training.loop import Rows, in_order
+from kdsearch.training.loop import Rows
+from kdsearch.training.predict import predict
 
 RECORD = "kdsearch.json"
 WEIGHTS = "model.safetensors"
@@ -69,39 +69,6 @@ def info_to_json(info: ModelInfo) -> dict[str, Any]:
 
 def info_from_json(values: Mapping[str, Any]) -> ModelInfo:
     return ModelInfo(**{**values, "provides": frozenset(Signal(name) for name in values["provides"])})
-
-
-@contextlib.contextmanager
-def _float32_is_float32() -> Iterator[None]:
-    """Unasked, cuDNN rounds what convolutions and recurrent layers read in float32 to TF32, which has 10 bits after the point."""
-    cudnn: Any = torch.backends.cudnn
-    kinds = (cudnn.conv, cudnn.rnn)
-    before = [kind.fp32_precision for kind in kinds]
-    try:
-        for kind in kinds:
-            kind.fp32_precision = "ieee"
-        yield
-    finally:
-        for kind, precision in zip(kinds, before, strict=True):
-            kind.fp32_precision = precision
-
-
-def predict(module: nn.Module, rows: Rows) -> np.ndarray:
-    """Logits (N, C) float32 of every row, in eval mode, in full precision or under the autocast that the caller has set; the module's mode is put
-    back."""
-    training = module.training
-    module.eval()
-    found: np.ndarray | None = None
-    with torch.inference_mode(), _float32_is_float32():
-        for chosen in in_order(rows.lengths):
-            logits = module(rows.batch(chosen), (Need(Signal.LOGITS),)).logits.float().cpu().numpy()
-            if found is None:
-                found = np.empty((len(rows), logits.shape[-1]), np.float32)
-            found[chosen] = logits
-    module.train(training)
-    if found is None:
-        raise ValueError("no rows to predict")
-    return found
 
 
 class Student:
