@@ -69,7 +69,7 @@ def search(
 
         show(wanted, Console())
         return
-    from kdsearch.searching.view import front_table
+    from kdsearch.results.table import front_table
     from kdsearch.study import search as run
 
     found = run(wanted, out=out, address=address, fresh=fresh)
@@ -86,7 +86,7 @@ def search(
 
 
 def _best(document: dict[str, Any]) -> str:
-    from kdsearch import front
+    from kdsearch.results import front
 
     rows = [row for row in front.rows(document) if row["retention"] is not None]
     if not rows:
@@ -101,7 +101,7 @@ def front(
     format: Annotated[FrontFormat, typer.Option("--format", help="table, json or csv.")] = FrontFormat.table,
 ) -> None:
     """The Pareto front, recomputed from the ledger."""
-    from kdsearch import front as fronts
+    from kdsearch.results import front as fronts
 
     document = fronts.read(study_dir)
     if format is FrontFormat.json:
@@ -113,7 +113,7 @@ def front(
         writer.writeheader()
         writer.writerows(rows)
         return
-    from kdsearch.searching.view import front_table
+    from kdsearch.results.table import front_table
 
     Console().print(front_table(document, f"{document['study']}: score on validation"))
 

@@ -23,7 +23,7 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from kdsearch import finalists, front, prepare
+from kdsearch import finalists, prepare
 from kdsearch.api import Need, Signal
 from kdsearch.config import study_file
 from kdsearch.config.schema import StudyConfig
@@ -36,8 +36,9 @@ from kdsearch.finalists import Role, Run
 from kdsearch.io import files as io
 from kdsearch.io.progress import teacher_progress
 from kdsearch.prepare import Known, Prepared
-from kdsearch.record import StudyState, TrialRecord
-from kdsearch.searching.ledger import Ledger
+from kdsearch.results import front
+from kdsearch.results.ledger import Ledger
+from kdsearch.results.record import StudyState, TrialRecord
 from kdsearch.searching.retrain import train_all
 from kdsearch.student.saved import RECORD, load_student
 from kdsearch.student.trial import TrialResult

@@ -68,7 +68,7 @@ def table(document: dict[str, Any]) -> Table:
     quality = document["objectives"][0]
     told, teacher = document["confirmation"], document["teacher"]
     on_front = {point["trial"] for point in document["points"]}
-    from kdsearch.searching.view import compact
+    from kdsearch.io.text import compact
 
     title = f"{document['study']}: {quality} on {told['rows']:,} test rows"
     found = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -18,8 +18,8 @@ from kdsearch import prepare
 from kdsearch.api import Batch, Family, ModelInfo, Need, Signal, TeacherRole
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data.splits import Tokens
+from kdsearch.io.text import clock
 from kdsearch.prepare import Known
-from kdsearch.searching.view import clock
 from kdsearch.space.candidates import Candidate
 from kdsearch.teacher import signal_cache
 from kdsearch.teacher.encoder import Encoder

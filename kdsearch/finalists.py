@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from kdsearch import front
 from kdsearch.evaluation import statistics
-from kdsearch.record import State, StudyState, TrialRecord
+from kdsearch.results import front
+from kdsearch.results.record import State, StudyState, TrialRecord
 from kdsearch.space.spec import TrialSpec
 
 CONTROL = "hard"  # the strategy that learns from labels alone

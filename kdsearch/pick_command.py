@@ -40,8 +40,8 @@ def pick(
     format: Annotated[Format, typer.Option("--format", help="table or json.")] = Format.table,
 ) -> None:
     """Choose one student, export it, and prove the export. Without a rule: the best score on validation. Exit 1: nothing fits, or a FAIL."""
-    from kdsearch.choosing import Rule
     from kdsearch.config.schema import parse_size
+    from kdsearch.results.choose import Rule
 
     rule = Rule(
         trial=trial,

@@ -16,8 +16,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from kdsearch import front, prepare
-from kdsearch.choosing import Rule
+from kdsearch import prepare
 from kdsearch.config import study_file
 from kdsearch.config.schema import StudyConfig
 from kdsearch.errors import InputError, Interrupted, StateError, VerdictNo
@@ -25,9 +24,11 @@ from kdsearch.evaluation import metrics, statistics
 from kdsearch.io import files
 from kdsearch.io.progress import teacher_progress
 from kdsearch.prepare import Known, Prepared
-from kdsearch.record import State
+from kdsearch.results import front
+from kdsearch.results.choose import Rule
+from kdsearch.results.ledger import Ledger
+from kdsearch.results.record import State
 from kdsearch.searching import cluster
-from kdsearch.searching.ledger import Ledger
 from kdsearch.searching.run import StudyRun
 from kdsearch.searching.rungs import Rungs
 from kdsearch.searching.sampler import Sampler

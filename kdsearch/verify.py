@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from kdsearch import front
 from kdsearch.config import schema, study_file
 from kdsearch.data import splits
 from kdsearch.errors import KdsearchError
 from kdsearch.evaluation import metrics
+from kdsearch.results import front
 from kdsearch.student.saved import WEIGHTS, load_student
 
 TOLERANCE = 1e-3  # of a logit, or of the spread of a regression's labels: another batch size or number of threads adds up in another order

@@ -20,7 +20,7 @@ from kdsearch.config import schema, study_file
 from kdsearch.data import splits
 from kdsearch.evaluation import metrics
 from kdsearch.registry import registry
-from kdsearch.searching.ledger import Ledger
+from kdsearch.results.ledger import Ledger
 from kdsearch.space import cost
 from kdsearch.student.saved import info_to_json, load_student
 from kdsearch.testing import tiny_info, tiny_teacher

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from kdsearch.searching.ledger import Ledger
+from kdsearch.results.ledger import Ledger
 
 TEACHER = {"params": 20_000_000, "bytes": 80_000_000, "flops": 1_000_000_000, "source": "teacher.preset: minilm", "fingerprint": "ab" * 16}
 

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "kdsearch"
 # from the foundation upwards; a module imports its own floor and those below
 FLOORS = [
     {"errors", "io", "api"},
-    {"config", "data", "evaluation", "record", "losses", "registry"},
+    {"config", "data", "evaluation", "losses", "registry"},
     {
         "training",
         "teacher",
@@ -21,7 +21,7 @@ FLOORS = [
         "modules",
     },
     {"space"},
-    {"student", "front", "choosing"},
+    {"student", "results"},
     {"searching", "contract_checks", "strategy_contract", "family_contract", "tiny", "testing", "verify"},
     {"prepare", "dryrun", "finalists", "confirm", "deploy", "report", "study"},
     {"plugin_commands", "pick_command", "confirm_command", "report_command", "cli"},

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from kdsearch.choosing import Rule, choose, retention
 from kdsearch.errors import InputError, VerdictNo
+from kdsearch.results.choose import Rule, choose, retention
 
 
 def point(trial: int, params: int, accuracy: float, test: float | None = None) -> dict[str, Any]:

@@ -23,16 +23,17 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import kdsearch
-from kdsearch import confirm, confirm_command, finalists, front, prepare
+from kdsearch import confirm, confirm_command, finalists, prepare
 from kdsearch.config import study_file
 from kdsearch.data import splits
 from kdsearch.errors import Interrupted, StateError, VerdictNo
 from kdsearch.evaluation import evidence, metrics
 from kdsearch.io import files
 from kdsearch.io.files import read_log
-from kdsearch.record import State, StudyState, TrialRecord, replay
-from kdsearch.searching.ledger import Ledger
-from kdsearch.searching.view import front_table
+from kdsearch.results import front
+from kdsearch.results.ledger import Ledger
+from kdsearch.results.record import State, StudyState, TrialRecord, replay
+from kdsearch.results.table import front_table
 from kdsearch.space import cost
 from kdsearch.space.spec import TrialSpec
 from kdsearch.student import trial

@@ -20,11 +20,11 @@ from rich.console import Console
 from torch import nn
 
 from kdsearch import cli
-from kdsearch.choosing import Rule
 from kdsearch.deploy import folder, graph, hub, latency, recurrent
 from kdsearch.deploy.pick import Deployed, Export, Source, choice, pick
 from kdsearch.deploy.predict import Predictor
 from kdsearch.errors import EnvironmentProblem, InputError, StateError
+from kdsearch.results.choose import Rule
 from kdsearch.student.saved import load_student
 from kdsearch.study import Study
 

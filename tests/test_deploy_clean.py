@@ -12,8 +12,8 @@ import deploying
 import pytest
 from rich.console import Console
 
-from kdsearch.choosing import Rule
 from kdsearch.deploy.pick import Export, pick
+from kdsearch.results.choose import Rule
 
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 STOCK = """

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdsearch import front
 from kdsearch.errors import StateError
-from kdsearch.front import Point, dominates, hypervolume, pareto
-from kdsearch.record import replay
-from kdsearch.searching.ledger import Ledger
+from kdsearch.results import front
+from kdsearch.results.front import Point, dominates, hypervolume, pareto
+from kdsearch.results.ledger import Ledger
+from kdsearch.results.record import replay
 
 TEACHER = {"params": 1_000_000, "bytes": 4_000_000, "flops": 9_000, "validation": {"accuracy": 0.8, "macro_f1": 0.79}, "test": None}
 MANIFEST = {"name": "toy", "objectives": ["accuracy", "params"], "teacher": {**TEACHER, "fingerprint": "abc"}, "seeds": [1]}
@@ -185,7 +185,7 @@ def test_a_folder_that_is_no_study_is_named(tmp_path: Path) -> None:
 
 def test_reading_a_front_or_a_ledger_needs_neither_ray_nor_optuna() -> None:
     code = (
-        "import sys, kdsearch.front, kdsearch.searching.ledger, kdsearch.searching.rungs; "
+        "import sys, kdsearch.results.front, kdsearch.results.ledger, kdsearch.results.table, kdsearch.searching.rungs; "
         "assert not {'ray', 'optuna', 'torch'} & set(sys.modules), 'heavy import'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -11,8 +11,8 @@ import pytest
 
 from kdsearch.errors import StateError
 from kdsearch.io.files import canonical, read_log
-from kdsearch.record import State, replay
-from kdsearch.searching.ledger import Ledger, state
+from kdsearch.results.ledger import Ledger, state
+from kdsearch.results.record import State, replay
 
 STUDY = {"event": "study", "version": 1}
 

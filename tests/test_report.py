@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 import reports
 
-from kdsearch import cli, front
+from kdsearch import cli
 from kdsearch.errors import EnvironmentProblem, StateError
-from kdsearch.record import replay
 from kdsearch.report import tables
 from kdsearch.report.facts import Facts
 from kdsearch.report.page import payload, size, write_page
 from kdsearch.report.write import write
+from kdsearch.results import front
+from kdsearch.results.ledger import Ledger
+from kdsearch.results.record import replay
 from kdsearch.searching.importance import importances
-from kdsearch.searching.ledger import Ledger
 
 Make = Callable[[Path], Path]
 

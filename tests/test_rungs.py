@@ -11,9 +11,9 @@ import pytest
 from test_sampler import PLUGINS, TEACHER, price, study
 
 from kdsearch.evaluation.metrics import standard_error
-from kdsearch.front import Point, hypervolume, pareto
-from kdsearch.record import replay
-from kdsearch.searching.ledger import Ledger
+from kdsearch.results.front import Point, hypervolume, pareto
+from kdsearch.results.ledger import Ledger
+from kdsearch.results.record import replay
 from kdsearch.searching.run import StudyRun
 from kdsearch.searching.rungs import Rungs
 from kdsearch.searching.sampler import Sampler

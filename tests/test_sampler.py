@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from kdsearch.api import Batch, Family, ModelInfo, Need, Outputs, Signal, Space, Strategy
 from kdsearch.config.schema import StudyConfig
 from kdsearch.errors import InputError, PluginError, StateError
-from kdsearch.front import hypervolume
-from kdsearch.record import State
 from kdsearch.registry.registry import Plugins
+from kdsearch.results.front import hypervolume
+from kdsearch.results.ledger import Ledger
+from kdsearch.results.record import State
 from kdsearch.searching.dashboard import export
-from kdsearch.searching.ledger import Ledger
 from kdsearch.searching.sampler import Proposal, Sampler
 from kdsearch.space.candidates import Candidate, Candidates
 from kdsearch.space.cost import Cost

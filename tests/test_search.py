@@ -18,9 +18,9 @@ import pytest
 import worlds
 
 import kdsearch
-from kdsearch import front
 from kdsearch.errors import StateError
 from kdsearch.io.files import read_log
+from kdsearch.results import front
 from kdsearch.verify import verify
 
 

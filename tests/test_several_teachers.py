@@ -27,7 +27,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from typer.testing import CliRunner
 
 import kdsearch.searching
-from kdsearch import cli, confirm, dryrun, front, losses, prepare, study
+from kdsearch import cli, confirm, dryrun, losses, prepare, study
 from kdsearch.api import Batch, Need, Signal, Strategy
 from kdsearch.config import schema, study_file
 from kdsearch.data import splits
@@ -38,6 +38,7 @@ from kdsearch.evaluation import metrics
 from kdsearch.io.files import read_log
 from kdsearch.registry import registry
 from kdsearch.report.facts import Facts
+from kdsearch.results import front
 from kdsearch.searching.run import StudyRun
 from kdsearch.space.spec import TrialSpec
 from kdsearch.student import trial

@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 
 from kdsearch import finalists
 from kdsearch.evaluation import metrics, statistics
-from kdsearch.record import State, StudyState, TrialRecord
+from kdsearch.results.record import State, StudyState, TrialRecord
 
 ACCURACY = 0.8
 OBJECTIVES = ("accuracy", "params")

@@ -14,8 +14,6 @@ import torch
 import yaml
 from rich.console import Console
 
-from kdsearch import front
-from kdsearch.choosing import Choice, Rule, choose, retention
 from kdsearch.config import study_file
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits
@@ -25,6 +23,8 @@ from kdsearch.deploy.latency import Engine, TorchEngine
 from kdsearch.errors import EnvironmentProblem, InputError, KdsearchError, StateError
 from kdsearch.io import files as io
 from kdsearch.io.progress import Progress, teacher_progress
+from kdsearch.results import front
+from kdsearch.results.choose import Choice, Rule, choose, retention
 from kdsearch.student.saved import WEIGHTS, Student, load_student
 from kdsearch.teacher import checkpoint, resolve
 from kdsearch.teacher.checkpoint import quiet

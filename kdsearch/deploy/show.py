@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from kdsearch.choosing import Choice, retention
+from kdsearch.results.choose import Choice, retention
 
 
 def point_line(point: Mapping[str, Any], document: Mapping[str, Any]) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from kdsearch import front
 from kdsearch.errors import StateError
 from kdsearch.io import files
-from kdsearch.record import State, StudyState, TrialRecord
+from kdsearch.results import front
+from kdsearch.results.record import State, StudyState, TrialRecord
 from kdsearch.student.saved import WEIGHTS
 
 _ENDED = frozenset({State.COMPLETE, State.STOPPED, State.FAILED})

@@ -13,13 +13,13 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
-from kdsearch import front
-from kdsearch.choosing import retention
-from kdsearch.record import State
+from kdsearch.io.text import clock, compact, times
 from kdsearch.report import tables
 from kdsearch.report.facts import Facts
+from kdsearch.results import front
+from kdsearch.results.choose import retention
+from kdsearch.results.record import State
 from kdsearch.searching.importance import LEAST, importances
-from kdsearch.searching.view import clock, compact, times
 
 HERE = Path(__file__).parent
 DRAWN = 1500  # complete trials in the picture; of more, so many drawn by chance beside the front and the confirmed ones

@@ -9,11 +9,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from kdsearch import front
-from kdsearch.record import State
+from kdsearch.io.text import compact
 from kdsearch.report.facts import Facts
 from kdsearch.report.page import payload
-from kdsearch.searching.view import compact
+from kdsearch.results import front
+from kdsearch.results.record import State
 
 _ACCENT, _TEST, _GOOD, _FAINT, _INK, _MUTED = "#1f5fc4", "#b4540a", "#2f7d4a", "#8593a6", "#17202b", "#566274"
 _NAMES = {"params": "parameters", "bytes": "bytes of model.safetensors", "flops": "FLOPs of one text"}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from kdsearch.io.text import compact, times
 from kdsearch.report import tables
 from kdsearch.report.facts import Facts
 from kdsearch.report.page import between, commands, percent, score, size
-from kdsearch.searching.view import compact, times
 
 
 def write_readme(facts: Facts) -> str:

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch import front
-from kdsearch.choosing import Rule, choose, retention
 from kdsearch.errors import VerdictNo
 from kdsearch.evaluation import statistics
-from kdsearch.front import Point
-from kdsearch.record import State, TrialRecord
 from kdsearch.report.facts import Facts
+from kdsearch.results import front
+from kdsearch.results.choose import Rule, choose, retention
+from kdsearch.results.front import Point
+from kdsearch.results.record import State, TrialRecord
 
 SHARES = (0.99, 0.98, 0.97, 0.95)  # of the teacher's score, that a person may want kept
 _MESSAGES = 5  # different ones shown of a cause

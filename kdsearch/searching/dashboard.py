@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from kdsearch.errors import EnvironmentProblem
 from kdsearch.io.files import disk_problems
-from kdsearch.record import StudyState, TrialRecord
+from kdsearch.results.record import StudyState, TrialRecord
 from kdsearch.searching.sampler import distributions, objective_values, optuna_state, quiet
 from kdsearch.space.candidates import Candidates
 

@@ -14,7 +14,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState, create_trial
 
 from kdsearch.io.files import canonical
-from kdsearch.record import State, StudyState, TrialRecord
+from kdsearch.results.record import State, StudyState, TrialRecord
 from kdsearch.searching.sampler import objective_values, quiet
 
 LEAST = 10  # complete trials; of fewer, Optuna's figures are noise

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch import front
 from kdsearch.config.schema import StudyConfig
 from kdsearch.errors import EnvironmentProblem, KdsearchError
 from kdsearch.io import files
-from kdsearch.record import State
+from kdsearch.results import front
+from kdsearch.results.ledger import Ledger
+from kdsearch.results.record import State
 from kdsearch.searching import dashboard
-from kdsearch.searching.ledger import Ledger
 from kdsearch.searching.rungs import Rungs
 from kdsearch.searching.sampler import Sampler
 from kdsearch.student.trial import TrialResult

@@ -25,7 +25,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from kdsearch.record import State, StudyState
+from kdsearch.results.record import State, StudyState
 
 _ROUNDING = 1e-6  # a share is counted in examples: 0.2499999 is the rung at 0.25
 

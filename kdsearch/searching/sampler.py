@@ -18,9 +18,9 @@ from kdsearch.api import Family, ModelInfo
 from kdsearch.config.schema import StudyConfig
 from kdsearch.errors import StateError
 from kdsearch.io.files import canonical
-from kdsearch.record import State, TrialRecord
 from kdsearch.registry.registry import Plugins
-from kdsearch.searching.ledger import Ledger
+from kdsearch.results.ledger import Ledger
+from kdsearch.results.record import State, TrialRecord
 from kdsearch.space.candidates import Candidate, Candidates
 from kdsearch.space.cost import Cost
 from kdsearch.space.spec import TrialSpec

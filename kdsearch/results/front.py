@@ -13,7 +13,7 @@ import numpy as np
 
 from kdsearch.errors import InputError, StateError
 from kdsearch.io.files import read_log, replace_json
-from kdsearch.record import State, StudyState, TrialRecord, replay
+from kdsearch.results.record import State, StudyState, TrialRecord, replay
 
 # The hypervolume's box. x: 0 at 3,162 parameters, 1 at a hundred million. y: 0 without an error, 1 where a balanced coin stands.
 _X_ORIGIN, _X_SPAN = 3.5, 4.5

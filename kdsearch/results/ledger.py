@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from kdsearch.io.files import AppendLog, canonical, ensure_folder, read_log
-from kdsearch.record import VERSION, State, StudyState, replay
+from kdsearch.results.record import VERSION, State, StudyState, replay
 
 NAME = "ledger.jsonl"
 
@@ -31,7 +31,7 @@ def _plain(value: Any) -> Any:
 
 
 def state(records: Iterable[Mapping[str, Any]]) -> StudyState:
-    """Pure replay of a ledger's records; see `kdsearch.record.replay`."""
+    """Pure replay of a ledger's records; see `record.replay`."""
     return replay(records)
 
 

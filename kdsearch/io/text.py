@@ -1,0 +1,23 @@
+"""Numbers as a person reads them, and the first line of what a library says."""
+
+from __future__ import annotations
+
+
+def compact(number: float) -> str:
+    """1234567 -> '1.23M'."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= 0.9995 * size:  # 999,999 is 1M, not 1e+03k
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def times(ratio: float) -> str:
+    """7.912 -> '7.91x', 22713.9 -> '22,714x'."""
+    return f"{ratio:,.0f}x" if ratio >= 100 else f"{ratio:.3g}x"
+
+
+def clock(seconds: float) -> str:
+    """75 -> '1:15'."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

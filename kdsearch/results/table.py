@@ -1,0 +1,57 @@
+"""The front as the table that a person chooses from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from kdsearch.io.text import compact, times
+from kdsearch.results import front
+
+
+def front_table(document: dict[str, Any], title: str | None = None) -> Table:
+    """The front as the table that a person chooses from; once confirmed, test figures take the place of what follows from others."""
+    quality = document["objectives"][0]
+    confirmed = any(point["confirmed"] for point in document["points"])
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    several = len({point["family"] for point in document["points"]}) > 1
+    names: tuple[str, ...] = ("trial", "student", "params", quality, "test, 95 %", "control", "recovered")
+    if not confirmed:
+        names = ("trial", "family", "strategy", "params", "smaller", "FLOPs", quality, "kept")
+    for name in names:
+        table.add_column(name, justify="left" if name in ("family", "strategy", "student") else "right", no_wrap=name != "student")
+    for row, point in zip(front.rows(document), document["points"], strict=True):
+        score, size = f"{row['score']:.4f}", compact(row["params"])
+        if confirmed:
+            student = f"{row['family']} {row['strategy']}" if several else row["strategy"]
+            table.add_row(str(row["trial"]), student, size, score, *_test_cells(point["confirmed"], quality))
+        else:
+            kept = "" if row["retention"] is None else f"{row['retention']:.1%}"
+            sizes = size, times(row["ratio"]), compact(row["flops"])
+            table.add_row(str(row["trial"]), row["family"], row["strategy"], *sizes, score, kept)
+    teacher = document["teacher"]
+    score, size = "" if teacher["validation"].get(quality) is None else f"{teacher['validation'][quality]:.4f}", compact(teacher["params"])
+    if confirmed:
+        table.add_row("", "teacher", size, score, _with_interval(teacher["test"], quality), style="dim")
+    else:
+        table.add_row("", "teacher", "", size, "", compact(teacher["flops"]), score, style="dim")
+    return table
+
+
+def _test_cells(confirmed: dict[str, Any] | None, quality: str) -> list[str]:
+    """Test score, the control's, the recovered gap; empty where there is none."""
+    if not confirmed:
+        return ["", "", ""]
+    control, share = confirmed["control"], confirmed["recovered"]
+    return [
+        _with_interval(confirmed["test"], quality),
+        "" if control is None else f"{control[quality]:.4f}",
+        "" if share is None else f"{share:.0%}",
+    ]
+
+
+def _with_interval(scores: dict[str, Any], quality: str) -> str:
+    low, high = scores["ci95"]
+    return f"{scores[quality]:.4f} ({low:.3f}-{high:.3f})"
