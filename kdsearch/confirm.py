@@ -33,13 +33,13 @@ from kdsearch.errors import Interrupted, StateError, VerdictNo
 from kdsearch.evaluation import analysis, evidence, metrics, statistics
 from kdsearch.evaluation.evidence import Seeds
 from kdsearch.finalists import Role, Run
+from kdsearch.hpo.ray_tasks import train_all
 from kdsearch.io import files as io
 from kdsearch.io.progress import teacher_progress
 from kdsearch.prepare import Known, Prepared
 from kdsearch.results import front
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import StudyState, TrialRecord
-from kdsearch.searching.retrain import train_all
 from kdsearch.student.saved import RECORD, load_student
 from kdsearch.student.trial import TrialResult
 

@@ -21,6 +21,11 @@ from kdsearch.config import study_file
 from kdsearch.config.schema import StudyConfig
 from kdsearch.errors import InputError, Interrupted, StateError, VerdictNo
 from kdsearch.evaluation import metrics, statistics
+from kdsearch.hpo import ray_session
+from kdsearch.hpo.early_stopping import Rungs
+from kdsearch.hpo.live_view import View
+from kdsearch.hpo.sampler import Sampler
+from kdsearch.hpo.study_run import StudyRun
 from kdsearch.io import files
 from kdsearch.io.progress import teacher_progress
 from kdsearch.prepare import Known, Prepared
@@ -28,11 +33,6 @@ from kdsearch.results import front
 from kdsearch.results.choose import Rule
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import State
-from kdsearch.searching import cluster
-from kdsearch.searching.run import StudyRun
-from kdsearch.searching.rungs import Rungs
-from kdsearch.searching.sampler import Sampler
-from kdsearch.searching.view import View
 from kdsearch.student.saved import Student, load_student
 from kdsearch.student.trial import RUNGS
 
@@ -287,20 +287,20 @@ def _search(
             ledger,
             sampler,
             rungs,
-            places=lambda: cluster.places(resources.cpu, resources.gpu),
+            places=lambda: ray_session.places(resources.cpu, resources.gpu),
             changed=view.changed,
         )
         view.study = stop.run = run
         try:
             if run.started < study.search.trials or ledger.state.having(State.RETURNED):
-                with cluster.session(address, prepared.object_bytes):
-                    from kdsearch.searching import tune  # imports Ray, which must find the session's settings
+                with ray_session.session(address, prepared.object_bytes):
+                    from kdsearch.hpo import ray_tune  # imports Ray, which must find the session's settings
 
                     if run.places() < 1:
                         raise InputError(
                             f"search.resources: no node has {resources.cpu} CPUs and {resources.gpu:g} GPUs for a trial: ask for less"
                         )
-                    tune.drive(
+                    ray_tune.drive(
                         run,
                         prepared.assets,
                         cpu=resources.cpu,

@@ -22,7 +22,7 @@ FLOORS = [
     },
     {"space"},
     {"student", "results"},
-    {"searching", "contract_checks", "strategy_contract", "family_contract", "tiny", "testing", "verify"},
+    {"hpo", "contract_checks", "strategy_contract", "family_contract", "tiny", "testing", "verify"},
     {"prepare", "dryrun", "finalists", "confirm", "deploy", "report", "study"},
     {"plugin_commands", "pick_command", "confirm_command", "report_command", "cli"},
 ]
@@ -72,9 +72,9 @@ def test_imports_run_downwards(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_only_searching_knows_ray_and_optuna(path: Path) -> None:
+def test_only_hpo_knows_ray_and_optuna(path: Path) -> None:
     known = {name.split(".")[0] for name in imported(path)}
-    if room(path) not in ("searching", "report"):  # the report draws Optuna's importances
+    if room(path) not in ("hpo", "report"):  # the report draws Optuna's importances
         assert not known & {"ray", "optuna"}
 
 

@@ -15,6 +15,7 @@ import reports
 
 from kdsearch import cli
 from kdsearch.errors import EnvironmentProblem, StateError
+from kdsearch.hpo.importance import importances
 from kdsearch.report import tables
 from kdsearch.report.facts import Facts
 from kdsearch.report.page import payload, size, write_page
@@ -22,7 +23,6 @@ from kdsearch.report.write import write
 from kdsearch.results import front
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import replay
-from kdsearch.searching.importance import importances
 
 Make = Callable[[Path], Path]
 

@@ -11,12 +11,12 @@ import pytest
 from test_sampler import PLUGINS, TEACHER, price, study
 
 from kdsearch.evaluation.metrics import standard_error
+from kdsearch.hpo.early_stopping import Rungs
+from kdsearch.hpo.sampler import Sampler
+from kdsearch.hpo.study_run import StudyRun
 from kdsearch.results.front import Point, hypervolume, pareto
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import replay
-from kdsearch.searching.run import StudyRun
-from kdsearch.searching.rungs import Rungs
-from kdsearch.searching.sampler import Sampler
 from kdsearch.student.trial import TrialResult
 from kdsearch.testing import load_one
 

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from kdsearch.api import Batch, Family, ModelInfo, Need, Outputs, Signal, Space, Strategy
 from kdsearch.config.schema import StudyConfig
 from kdsearch.errors import InputError, PluginError, StateError
+from kdsearch.hpo.optuna_db import export
+from kdsearch.hpo.sampler import Proposal, Sampler
 from kdsearch.registry.registry import Plugins
 from kdsearch.results.front import hypervolume
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import State
-from kdsearch.searching.dashboard import export
-from kdsearch.searching.sampler import Proposal, Sampler
 from kdsearch.space.candidates import Candidate, Candidates
 from kdsearch.space.cost import Cost
 from kdsearch.space.explore import explore

@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-import kdsearch.searching
+import kdsearch.hpo
 from kdsearch import cli, confirm, dryrun, losses, prepare, study
 from kdsearch.api import Batch, Need, Signal, Strategy
 from kdsearch.config import schema, study_file
@@ -35,11 +35,11 @@ from kdsearch.data.splits import Table
 from kdsearch.deploy import card
 from kdsearch.errors import InputError, PluginError, StateError
 from kdsearch.evaluation import metrics
+from kdsearch.hpo.study_run import StudyRun
 from kdsearch.io.files import read_log
 from kdsearch.registry import registry
 from kdsearch.report.facts import Facts
 from kdsearch.results import front
-from kdsearch.searching.run import StudyRun
 from kdsearch.space.spec import TrialSpec
 from kdsearch.student import trial
 from kdsearch.student.assets import Assets, Several
@@ -387,8 +387,8 @@ def searched(world: Path) -> Path:
         patch.setattr(study.cluster, "session", lambda *_: nullcontext())
         patch.setattr(study.cluster, "places", lambda *_: 1)
         bridge = SimpleNamespace(drive=drive)
-        patch.setitem(sys.modules, "kdsearch.searching.tune", bridge)
-        patch.setattr(kdsearch.searching, "tune", bridge, raising=False)
+        patch.setitem(sys.modules, "kdsearch.hpo.ray_tune", bridge)
+        patch.setattr(kdsearch.hpo, "ray_tune", bridge, raising=False)
         return study.search(out=world / "studies", console=Console(file=StringIO()), **keys(world)).folder
 
 

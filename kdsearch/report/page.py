@@ -13,13 +13,13 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
+from kdsearch.hpo.importance import LEAST, importances
 from kdsearch.io.text import clock, compact, times
 from kdsearch.report import tables
 from kdsearch.report.facts import Facts
 from kdsearch.results import front
 from kdsearch.results.choose import retention
 from kdsearch.results.record import State
-from kdsearch.searching.importance import LEAST, importances
 
 HERE = Path(__file__).parent
 DRAWN = 1500  # complete trials in the picture; of more, so many drawn by chance beside the front and the confirmed ones

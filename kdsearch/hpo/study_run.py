@@ -17,13 +17,13 @@ import numpy as np
 
 from kdsearch.config.schema import StudyConfig
 from kdsearch.errors import EnvironmentProblem, KdsearchError
+from kdsearch.hpo import optuna_db
+from kdsearch.hpo.early_stopping import Rungs
+from kdsearch.hpo.sampler import Sampler
 from kdsearch.io import files
 from kdsearch.results import front
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import State
-from kdsearch.searching import dashboard
-from kdsearch.searching.rungs import Rungs
-from kdsearch.searching.sampler import Sampler
 from kdsearch.student.trial import TrialResult
 
 ATTEMPTS = 3  # of one trial on nodes that die; after that the trial itself is the likelier culprit
@@ -214,7 +214,7 @@ class StudyRun:
 
     def export(self) -> None:
         """study.db, for optuna-dashboard; nothing reads it back."""
-        dashboard.export(self.ledger.state, self.sampler.space, self.folder / "study.db")
+        optuna_db.export(self.ledger.state, self.sampler.space, self.folder / "study.db")
 
     def write_front(self) -> None:
         files.replace_json(self.folder / "front.json", front.document(self.ledger.state, self.manifest))

@@ -13,9 +13,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState, create_trial
 
+from kdsearch.hpo.sampler import objective_values, quiet
 from kdsearch.io.files import canonical
 from kdsearch.results.record import State, StudyState, TrialRecord
-from kdsearch.searching.sampler import objective_values, quiet
 
 LEAST = 10  # complete trials; of fewer, Optuna's figures are noise
 MOST = 2000  # trials looked at: ranking them takes time that grows with their square

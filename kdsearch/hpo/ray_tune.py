@@ -21,9 +21,9 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from kdsearch.searching.cluster import on_this_node
-from kdsearch.searching.run import StudyRun
-from kdsearch.searching.sink import Sink
+from kdsearch.hpo.ray_session import on_this_node
+from kdsearch.hpo.ray_sink import Sink
+from kdsearch.hpo.study_run import StudyRun
 from kdsearch.space.spec import TrialSpec
 from kdsearch.student import trial
 from kdsearch.student.assets import Assets

@@ -11,11 +11,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kdsearch.hpo.study_run import StudyRun
 from kdsearch.io.text import clock, compact
 from kdsearch.results import front
 from kdsearch.results.record import State, TrialRecord
 from kdsearch.results.table import front_table
-from kdsearch.searching.run import StudyRun
 
 
 class View:

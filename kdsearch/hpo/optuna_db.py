@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from kdsearch.errors import EnvironmentProblem
+from kdsearch.hpo.sampler import distributions, objective_values, optuna_state, quiet
 from kdsearch.io.files import disk_problems
 from kdsearch.results.record import StudyState, TrialRecord
-from kdsearch.searching.sampler import distributions, objective_values, optuna_state, quiet
 from kdsearch.space.candidates import Candidates
 
 _End = tuple[TrialState, list[float] | None]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from kdsearch.errors import EnvironmentProblem, InputError
-from kdsearch.searching import cluster
+from kdsearch.hpo import ray_session
 from kdsearch.space.spec import TrialSpec
 from kdsearch.student import trial
 from kdsearch.student.assets import Assets
@@ -58,11 +58,11 @@ def train_all(
         InputError: this machine has less than one trial needs.
         EnvironmentProblem: Ray cannot be started, or a trial's process died twice.
     """
-    with cluster.session(None, object_bytes):
+    with ray_session.session(None, object_bytes):
         import ray
 
         attached()
-        if cluster.places(cpu, gpu) < 1:
+        if ray_session.places(cpu, gpu) < 1:
             raise InputError(f"search.resources: this machine has no {cpu} CPUs and {gpu:g} GPUs for a trial: ask for less")
         held = ray.put(assets)
         task = ray.remote(_train).options(num_cpus=cpu, num_gpus=gpu, max_retries=RETRIES)

@@ -1,1 +1,0 @@
-"""The search: the only package that imports ray or optuna. It proposes, prices, trains on a cluster, stops early and remembers."""
