@@ -22,7 +22,7 @@ FLOORS = [
     },
     {"space"},
     {"student", "results"},
-    {"hpo", "contract_checks", "strategy_contract", "family_contract", "tiny", "testing", "verify"},
+    {"hpo", "testing", "verify"},
     {"prepare", "dryrun", "finalists", "confirm", "deploy", "report", "study"},
     {"plugin_commands", "pick_command", "confirm_command", "report_command", "cli"},
 ]

@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import nn
 
 from kdsearch import cli
-from kdsearch.deploy import folder, graph, hub, latency, recurrent
+from kdsearch.deploy import folder, hub, latency, onnx_export, onnx_lstm
 from kdsearch.deploy.pick import Deployed, Export, Source, choice, pick
 from kdsearch.deploy.predict import Predictor
 from kdsearch.errors import EnvironmentProblem, InputError, StateError
@@ -68,7 +68,7 @@ def test_every_check_passes_and_is_written(done: Deployed) -> None:
     assert json.loads((done.folder / "verdict.json").read_text()) == done.verdict
     assert done.verdict["onnx"]["difference"] <= 1e-3
     assert {shape["batch"] for shape in done.verdict["onnx"]["shapes"]} == {1, 2, 7, 32}
-    assert len(done.verdict["int8"]["tried"]) == len(graph.VARIANTS)
+    assert len(done.verdict["int8"]["tried"]) == len(onnx_export.VARIANTS)
 
 
 def test_the_folder_is_complete_and_the_manifest_has_every_file(done: Deployed) -> None:
@@ -214,7 +214,7 @@ def test_int8_that_loses_too_much_is_a_fail_and_is_not_left_behind(
     import onnx
     from onnx import numpy_helper
 
-    def ruin(source: Path, target: Path, variant: graph.Variant) -> None:
+    def ruin(source: Path, target: Path, variant: onnx_export.Variant) -> None:
         model = onnx.load(str(source))
         for each in model.graph.initializer:
             values = numpy_helper.to_array(each)
@@ -222,7 +222,7 @@ def test_int8_that_loses_too_much_is_a_fail_and_is_not_left_behind(
                 each.CopyFrom(numpy_helper.from_array(np.zeros_like(values), each.name))
         onnx.save(model, str(target))
 
-    monkeypatch.setattr(graph, "quantise", ruin)
+    monkeypatch.setattr(onnx_export, "quantise", ruin)
     monkeypatch.setattr(sys, "argv", ["kdsearch", "pick", str(study), "--trial", "1", "--int8", "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -242,12 +242,12 @@ def test_a_rule_on_latency_measures_once_a_machine(study: Path, done: Deployed, 
         path.parent.mkdir(parents=True)
         path.write_bytes(known)
 
-    monkeypatch.setattr(graph, "export", again)
+    monkeypatch.setattr(onnx_export, "export", again)
     chosen = choice(source, Rule(max_latency_ms=1000.0), lambda *_: None)
     assert chosen.point["trial"] == 0
     kept = json.loads((study / "latency.json").read_text())
     assert len(kept["students"]) == len(source.document["points"])
-    monkeypatch.setattr(graph, "export", None)
+    monkeypatch.setattr(onnx_export, "export", None)
     assert choice(source, Rule(max_latency_ms=1000.0), lambda *_: None).point["trial"] == 0
     assert Study(study).pick(max_latency_ms=1000.0)(["w1"])[0] in deploying.NAMES
 
@@ -284,7 +284,7 @@ def test_a_missing_extra_and_an_unreachable_hub_are_told_before_any_work(study: 
         hub.refuse_offline("a/b/c")
     with pytest.raises(InputError, match="--push-to-hub"):
         Export(public=True)
-    monkeypatch.setattr(graph, "_EXTRA", ("onnx_that_is_not_there",))
+    monkeypatch.setattr(onnx_export, "_EXTRA", ("onnx_that_is_not_there",))
     with pytest.raises(EnvironmentProblem, match=r"pip install 'kdsearch\[deploy\]'"):
         pick(study, Rule(), Export(onnx=True), QUIET)
 
@@ -327,7 +327,7 @@ def test_lstm_layers_become_onnx_operators_with_the_same_numbers(tmp_path: Path)
             return torch.cat((steps.flatten(1), last.transpose(0, 1).flatten(1), cells.transpose(0, 1).flatten(1)), 1)
 
     net, states = Net().eval(), torch.randn(3, 6, 5)
-    own = recurrent.exportable(net)
+    own = onnx_lstm.exportable(net)
     assert isinstance(net.lstm, nn.LSTM)
     path = tmp_path / "lstm.onnx"
     torch.onnx.export(own, (states,), str(path), dynamo=True, external_data=False, verbose=False, input_names=["states"])

@@ -384,8 +384,8 @@ def searched(world: Path) -> Path:
             run.ended("here", None, False)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study.cluster, "session", lambda *_: nullcontext())
-        patch.setattr(study.cluster, "places", lambda *_: 1)
+        patch.setattr(study.ray_session, "session", lambda *_: nullcontext())
+        patch.setattr(study.ray_session, "places", lambda *_: 1)
         bridge = SimpleNamespace(drive=drive)
         patch.setitem(sys.modules, "kdsearch.hpo.ray_tune", bridge)
         patch.setattr(kdsearch.hpo, "ray_tune", bridge, raising=False)

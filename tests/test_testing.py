@@ -16,15 +16,7 @@ from kdsearch.api import Batch, Family, ModelInfo, Need, Outputs, Signal, Space,
 from kdsearch.errors import KdsearchError, PluginError
 from kdsearch.modules import mean_over_tokens
 from kdsearch.registry.classes import check_yielded
-from kdsearch.testing import (
-    FamilyContract,
-    check,
-    contract_for,
-    eight_sentences,
-    run_contract,
-    tiny_info,
-    tiny_teacher,
-)
+from kdsearch.testing import FamilyContract, check, contract_for, eight_sentences, run_contract, tiny_info, tiny_teacher
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from kdsearch.data.splits import Table, Tokens, tokenise
-from kdsearch.deploy import graph
+from kdsearch.deploy import onnx_export
 from kdsearch.errors import KdsearchError
 from kdsearch.evaluation import metrics
 from kdsearch.io.progress import Progress
@@ -202,12 +202,12 @@ def int8(folder: Path, reference: Reference, max_drop: float, progress: Progress
     few, what = reference.sample(_TRIED_ON), "int8"
     written: dict[str, Path] = {}
     tried = []
-    for number, variant in enumerate(graph.VARIANTS):
-        progress("int8 variants", number, len(graph.VARIANTS))
-        graph.quantise(source, target, variant)
+    for number, variant in enumerate(onnx_export.VARIANTS):
+        progress("int8 variants", number, len(onnx_export.VARIANTS))
+        onnx_export.quantise(source, target, variant)
         tried.append(_judge(variant.name, target, answers(Predictor(folder, "int8"), reference, few), few, reference, max_drop))
         written[variant.name] = target.rename(target.with_name(f"{number}.onnx"))
-    progress("int8 variants", len(graph.VARIANTS), len(graph.VARIANTS))
+    progress("int8 variants", len(onnx_export.VARIANTS), len(onnx_export.VARIANTS))
     ranked = sorted((each for each in tried if each.passed), key=lambda each: (-(each.agreement or 0.0), each.difference))
     rows, chosen, alone = np.arange(len(reference.tokens)), None, None
     for number, each in enumerate(ranked):

@@ -18,7 +18,7 @@ from kdsearch.config import study_file
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits
 from kdsearch.data.splits import Data
-from kdsearch.deploy import card, checks, folder, graph, hub, latency
+from kdsearch.deploy import card, checks, folder, hub, latency, onnx_export
 from kdsearch.deploy.latency import Engine, TorchEngine
 from kdsearch.errors import EnvironmentProblem, InputError, KdsearchError, StateError
 from kdsearch.io import files as io
@@ -146,7 +146,7 @@ def choice(source: Source, rule: Rule, progress: Progress) -> Choice:
 
 def measured(source: Source, progress: Progress) -> dict[int, float]:
     """Trial -> p50 in milliseconds of its ONNX fp32, batch 1, one thread, without tokenisation, for every student on the front."""
-    graph.require_extra()
+    onnx_export.require_extra()
     from kdsearch.deploy.predict import Predictor
 
     path, here = source.folder / LATENCIES, latency.machine()
@@ -165,7 +165,7 @@ def measured(source: Source, progress: Progress) -> dict[int, float]:
                 work, student = Path(name) / str(point["trial"]), source.student(point)
                 folder.lay_out(source.student_folder(point), student, rows, work, {})
                 typed = checks.typed(student, rows)
-                graph.export(student.module, work / "onnx" / "model.onnx", typed=typed, rows=len(student.tokenizer))
+                onnx_export.export(student.module, work / "onnx" / "model.onnx", typed=typed, rows=len(student.tokenizer))
                 engines[digests[point["trial"]]] = Predictor(work, "fp32", latency.THREADS)
             progress("exporting the front to ONNX", len(missing), len(missing))
             found = latency.measure(engines, rows, progress, throughput=False)
@@ -187,7 +187,7 @@ def pick(path: Path, rule: Rule, export: Export, console: Console) -> Deployed:
     from kdsearch.deploy.show import tell_choice
 
     if export.graphs or rule.max_latency_ms is not None:
-        graph.require_extra()
+        onnx_export.require_extra()
     if export.push_to is not None:
         hub.refuse_offline(export.push_to)
     if export.out is not None:
@@ -267,7 +267,9 @@ def _graphs(work: Path, reference: checks.Reference, export: Export, progress: P
     """Write the graphs and predict.py, and check them."""
     progress("exporting to ONNX", 0, 1)
     try:
-        graph.export(reference.student.module, work / "onnx" / "model.onnx", typed=reference.typed, rows=len(reference.student.tokenizer))
+        onnx_export.export(
+            reference.student.module, work / "onnx" / "model.onnx", typed=reference.typed, rows=len(reference.student.tokenizer)
+        )
     except KdsearchError:
         raise
     except Exception as problem:  # the exporter and the family's own code may raise anything

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kdsearch.api import Batch, Need, Signal
-from kdsearch.deploy import recurrent
+from kdsearch.deploy import onnx_lstm
 from kdsearch.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def export(module: nn.Module, path: Path, *, typed: bool, rows: int) -> None:
     mask[1, 5:] = 0
     example = {"input_ids": ids, "attention_mask": mask, **({"token_type_ids": torch.zeros_like(ids)} if typed else {})}
     axes = {0: "batch", 1: "length"}
-    own = recurrent.exportable(module)
+    own = onnx_lstm.exportable(module)
     for part in own.modules():
         if isinstance(part, PreTrainedModel):
             part.set_attn_implementation("eager")  # the fused kernels have no ONNX form of their own

@@ -1,22 +1,24 @@
 """What a plugin's author tests with: inherit a contract, and each of its checks is a test::
 
-from pathlib import Path
+    from pathlib import Path
 
-from kdsearch.testing import StrategyContract, load_one
+    from kdsearch.testing import StrategyContract, load_one
 
 
-class TestMine(StrategyContract):
-    strategy = load_one(Path(__file__).with_name("mine.py"))
+    class TestMine(StrategyContract):
+        strategy = load_one(Path(__file__).with_name("mine.py"))
+
+Nothing comes in here that only this project's own tests need.
 """
 
 from __future__ import annotations
 
 from kdsearch.api import Family, Strategy
-from kdsearch.contract_checks import Check, run_contract
-from kdsearch.family_contract import FamilyContract
 from kdsearch.registry.registry import load_one
-from kdsearch.strategy_contract import StrategyContract
-from kdsearch.tiny import eight_sentences, tiny_info, tiny_teacher
+from kdsearch.testing.checks import Check, run_contract
+from kdsearch.testing.families import FamilyContract
+from kdsearch.testing.strategies import StrategyContract
+from kdsearch.testing.tiny import eight_sentences, tiny_info, tiny_teacher
 
 __all__ = [
     "Check",

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from kdsearch.api import Batch, ModelInfo, Need, Outputs, Signal, Strategy, TeacherRole, UndeclaredSignal
-from kdsearch.contract_checks import RecordedDraw, close, options_left, require, seeded, skip
 from kdsearch.losses import mixture
 from kdsearch.registry.classes import construct, dump
 from kdsearch.space.knobs import Knobs
 from kdsearch.teacher.encoder import Encoder
-from kdsearch.tiny import eight_sentences, reordered, tiny_info, tiny_teacher, unlabelled
+from kdsearch.testing.checks import RecordedDraw, close, options_left, require, seeded, skip
+from kdsearch.testing.tiny import eight_sentences, reordered, tiny_info, tiny_teacher, unlabelled
 
 _PROGRESS = (0.0, 0.5, 1.0)
 _TOKEN_LEVEL = {Signal.HIDDEN: (1,), Signal.ATTENTION: (2, 3), Signal.VALUES: (2,)}  # the dimensions that run over tokens

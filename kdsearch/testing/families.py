@@ -16,10 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertForSequenceClassification, PreTrainedModel
 
 from kdsearch.api import Batch, Family, ModelInfo, Need, Outputs, Signal, UndeclaredSignal
-from kdsearch.contract_checks import RecordedDraw, options_left, require, seeded, skip
 from kdsearch.registry.classes import construct, dump
 from kdsearch.space.knobs import CornerDraw, Knobs
-from kdsearch.tiny import eight_sentences, reordered, tiny_info, tiny_teacher
+from kdsearch.testing.checks import RecordedDraw, options_left, require, seeded, skip
+from kdsearch.testing.tiny import eight_sentences, reordered, tiny_info, tiny_teacher
 
 _LOGITS = Need(Signal.LOGITS)
 
