@@ -22,11 +22,11 @@ import runs
 import world
 from runs import Bench
 
-from kdsearch import prepare
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits
 from kdsearch.io.files import write_folder
 from kdsearch.space.spec import TrialSpec
+from kdsearch.study import prepare
 from kdsearch.teacher import resolve
 from kdsearch.teacher.checkpoint import quiet
 from kdsearch.training.loop import Recipe, steps_per_epoch

@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from kdsearch import prepare
 from kdsearch.api import Need, Signal
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits
 from kdsearch.space.spec import TrialSpec
 from kdsearch.student import saved, trial
 from kdsearch.student.trial import TrialResult
+from kdsearch.study import prepare
 from kdsearch.teacher import signal_cache
 
 Job = TypeVar("Job")

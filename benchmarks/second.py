@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import world
 
-from kdsearch import prepare
 from kdsearch.config.schema import StudyConfig
-from kdsearch.prepare import Prepared
+from kdsearch.study import prepare
+from kdsearch.study.prepare import Prepared
 
 PACKAGE, VERSION = "vaderSentiment", "3.3.2"
 SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"  # of the source distribution

@@ -24,10 +24,10 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast, Print
 
 from kdsearch.api import Need, Signal
 from kdsearch.data.splits import Tokens
-from kdsearch.prepare import Prepared
 from kdsearch.space.spec import TrialSpec
 from kdsearch.student import trial
 from kdsearch.student.trial import _Trial
+from kdsearch.study.prepare import Prepared
 from kdsearch.teacher import signal_cache
 from kdsearch.training import predict
 from kdsearch.training.loop import Rows, fast_bfloat16

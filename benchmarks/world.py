@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from kdsearch import prepare
 from kdsearch.config import study_file
 from kdsearch.config.schema import StudyConfig
 from kdsearch.io.files import replace_file
-from kdsearch.prepare import Prepared
 from kdsearch.space.spec import TrialSpec
+from kdsearch.study import prepare
+from kdsearch.study.prepare import Prepared
 
 ROOT = Path(__file__).parent
 SMOKE = float(os.environ.get("SMOKE", "1"))  # share of every run's epochs

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kdsearch.registry.hookspecs import hookimpl
     from kdsearch.registry.registry import families, strategies
     from kdsearch.student.saved import Student, load_student
-    from kdsearch.study import Study, search
+    from kdsearch.study.search import Study, search
     from kdsearch.teacher.encoder import Encoder
 
 _HOME = {
@@ -52,8 +52,8 @@ _HOME = {
     "strategies": "kdsearch.registry.registry",
     "Student": "kdsearch.student.saved",
     "load_student": "kdsearch.student.saved",
-    "Study": "kdsearch.study",
-    "search": "kdsearch.study",
+    "Study": "kdsearch.study.search",
+    "search": "kdsearch.study.search",
 }
 _MODULES = ("initialise", "losses", "modules", "testing")
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 import worlds
 
-from kdsearch import prepare
 from kdsearch.config import study_file
 from kdsearch.data import splits
 from kdsearch.data.augment import augment
 from kdsearch.data.splits import Table, row_keys
+from kdsearch.study import prepare
 
 LINES, LABELS = worlds.texts(50)
 WORDS = torch.eye(100, 16)

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import worlds
 
-from kdsearch import cli
+from kdsearch.cli import app
 
 NAMES = ["angry", "calm", "sad"]
 
@@ -44,7 +44,7 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
     """Exit code, stdout, stderr of a command."""
     monkeypatch.setattr(sys, "argv", ["kdsearch", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     captured = capsys.readouterr()
     return int(ended.value.code or 0), captured.out, captured.err
 
@@ -144,8 +144,8 @@ def test_a_users_mistake_is_one_clear_message_and_exit_2(
 
 def test_a_mistake_is_told_within_ten_seconds_and_before_ray(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(json.dumps({"name": "x", "data": {"preset": "rotten_tomatoes"}, "teacher": {"preset": "minilmm"}}))
-    code = "import sys; from kdsearch import cli; sys.argv = ['kdsearch', 'search', sys.argv[1]]\n"
-    code += "try:\n cli.main()\nfinally:\n print('ray' in sys.modules)"
+    code = "import sys; from kdsearch.cli import app; sys.argv = ['kdsearch', 'search', sys.argv[1]]\n"
+    code += "try:\n app.main()\nfinally:\n print('ray' in sys.modules)"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "study.yaml")], capture_output=True, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -23,7 +23,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import kdsearch
-from kdsearch import confirm, confirm_command, finalists, prepare
+from kdsearch.cli import confirm as confirm_command
 from kdsearch.config import study_file
 from kdsearch.data import splits
 from kdsearch.errors import Interrupted, StateError, VerdictNo
@@ -39,6 +39,7 @@ from kdsearch.space.spec import TrialSpec
 from kdsearch.student import trial
 from kdsearch.student.saved import load_student
 from kdsearch.student.trial import TrialResult
+from kdsearch.study import confirm, finalists, prepare
 
 
 def record(number: int, score: float, params: int, **spec: Any) -> TrialRecord:

@@ -19,14 +19,14 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from kdsearch import cli
+from kdsearch.cli import app
 from kdsearch.deploy import folder, hub, latency, onnx_export, onnx_lstm
 from kdsearch.deploy.pick import Deployed, Export, Source, choice, pick
 from kdsearch.deploy.predict import Predictor
 from kdsearch.errors import EnvironmentProblem, InputError, StateError
 from kdsearch.results.choose import Rule
 from kdsearch.student.saved import load_student
-from kdsearch.study import Study
+from kdsearch.study.search import Study
 
 QUIET = Console(file=open(os.devnull, "w"))  # noqa: SIM115 - for the life of the tests
 
@@ -225,7 +225,7 @@ def test_int8_that_loses_too_much_is_a_fail_and_is_not_left_behind(
     monkeypatch.setattr(onnx_export, "quantise", ruin)
     monkeypatch.setattr(sys, "argv", ["kdsearch", "pick", str(study), "--trial", "1", "--int8", "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     assert ended.value.code == 1
     assert "FAIL: int8" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "out" / "onnx").iterdir()) == ["model.onnx"]
@@ -295,7 +295,7 @@ def test_exit_codes(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["kdsearch", "pick", str(study), *options])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     assert ended.value.code == code
     assert len(capsys.readouterr().err.splitlines()) <= 10
 

@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 import kdsearch
-from kdsearch import plugin_commands
 from kdsearch.api import Family, Strategy
+from kdsearch.cli import plugins
 from kdsearch.errors import PluginError, VerdictNo
 from kdsearch.registry import hookspecs, registry
 
@@ -493,23 +493,23 @@ def test_the_example_of_each_hook_works(write: Write, hook: Any, name: str) -> N
 
 
 def test_list_as_a_table_and_as_json(write: Write) -> None:
-    table = CliRunner().invoke(plugin_commands.app, ["list", "--plugin", write()])
+    table = CliRunner().invoke(plugins.app, ["list", "--plugin", write()])
     assert table.exit_code == 0
     assert "plugins/logit.py (built in)" in table.stdout
     assert "mine" in table.stdout
-    listed = json.loads(CliRunner().invoke(plugin_commands.app, ["list", "--format", "json"]).stdout)
+    listed = json.loads(CliRunner().invoke(plugins.app, ["list", "--format", "json"]).stdout)
     assert {"name": "hard", "kind": "strategy", "origin": "plugins/hard.py (built in)"} in listed
 
 
 def test_check_passes_a_built_in() -> None:
-    result = CliRunner().invoke(plugin_commands.app, ["check", "hard", "--format", "json"])
+    result = CliRunner().invoke(plugins.app, ["check", "hard", "--format", "json"])
     assert result.exit_code == 0, result.output
     assert {each["outcome"] for each in json.loads(result.stdout)["checks"]} == {"passed", "skipped"}
 
 
 def test_check_says_which_check_fails(write: Write) -> None:
     path = write(("self.weight * batch", "batch"))
-    result = CliRunner().invoke(plugin_commands.app, ["check", path])
+    result = CliRunner().invoke(plugins.app, ["check", path])
     assert isinstance(result.exception, VerdictNo)
     assert result.exception.exit_code == 1
     assert str(result.exception).endswith("checks failed: every knob changes the loss")
@@ -518,14 +518,14 @@ def test_check_says_which_check_fails(write: Write) -> None:
 
 @pytest.mark.parametrize("what", ["nowhere.py", "logti"])
 def test_check_of_nothing_is_wrong_input(what: str) -> None:
-    result = CliRunner().invoke(plugin_commands.app, ["check", what])
+    result = CliRunner().invoke(plugins.app, ["check", what])
     assert isinstance(result.exception, PluginError)
     assert result.exception.exit_code == 2
 
 
 @pytest.mark.parametrize(("name", "why"), [("my-own", "cannot be the name"), ("class", "cannot be the name"), ("logit", "is taken by")])
 def test_new_refuses_a_name_that_cannot_work(write: Write, name: str, why: str) -> None:
-    result = CliRunner().invoke(plugin_commands.app, ["new", name])
+    result = CliRunner().invoke(plugins.app, ["new", name])
     assert isinstance(result.exception, PluginError)
     assert why in str(result.exception)
 
@@ -533,7 +533,7 @@ def test_new_refuses_a_name_that_cannot_work(write: Write, name: str, why: str) 
 def test_new_never_overwrites(write: Write) -> None:
     path = write()
     before = Path(path).read_text()
-    result = CliRunner().invoke(plugin_commands.app, ["new", "mine"])
+    result = CliRunner().invoke(plugins.app, ["new", "mine"])
     assert isinstance(result.exception, PluginError)
     assert "mine.py: is there already" in str(result.exception)
     assert Path(path).read_text() == before
@@ -541,7 +541,7 @@ def test_new_never_overwrites(write: Write) -> None:
 
 
 def test_new_writes_a_strategy_and_a_test_that_pass_as_written(write: Write) -> None:
-    result = CliRunner().invoke(plugin_commands.app, ["new", "soft_huber"])
+    result = CliRunner().invoke(plugins.app, ["new", "soft_huber"])
     assert result.exit_code == 0, result.output
     assert len(Path("soft_huber.py").read_text().splitlines()) <= 40
     done = subprocess.run(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import reports
 
-from kdsearch import cli
+from kdsearch.cli import app
 from kdsearch.errors import EnvironmentProblem, StateError
 from kdsearch.hpo.importance import importances
 from kdsearch.report import tables
@@ -345,7 +345,7 @@ def test_the_command_names_what_it_wrote(tmp_path: Path, monkeypatch: pytest.Mon
     reports.plain(tmp_path)
     monkeypatch.setattr("sys.argv", ["kdsearch", "report", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     assert not ended.value.code
     written = [f"written: {tmp_path}/{name}" for name in ("report.html", "front.png", "README.md")]
     assert capsys.readouterr().out.splitlines() == written

@@ -21,7 +21,7 @@ import kdsearch
 from kdsearch.errors import StateError
 from kdsearch.io.files import read_log
 from kdsearch.results import front
-from kdsearch.verify import verify
+from kdsearch.study.verify import verify
 
 
 @pytest.fixture(scope="module")

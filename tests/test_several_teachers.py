@@ -27,8 +27,9 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from typer.testing import CliRunner
 
 import kdsearch.hpo
-from kdsearch import cli, confirm, dryrun, losses, prepare, study
+from kdsearch import losses
 from kdsearch.api import Batch, Need, Signal, Strategy
+from kdsearch.cli import app as cli
 from kdsearch.config import schema, study_file
 from kdsearch.data import splits
 from kdsearch.data.splits import Table
@@ -45,6 +46,8 @@ from kdsearch.student import trial
 from kdsearch.student.assets import Assets, Several
 from kdsearch.student.teaching import Teaching
 from kdsearch.student.trial import TrialResult
+from kdsearch.study import confirm, dry_run, prepare
+from kdsearch.study import search as study
 from kdsearch.teacher import ensemble, signal_cache
 
 LOGITS = Need(Signal.LOGITS)
@@ -446,7 +449,7 @@ def test_the_commands_take_a_list(world: Path, searched: Path) -> None:
     path = world / "two.yaml"
     path.write_text(json.dumps(keys(world)))
     console = Console(file=StringIO(), width=200)
-    dryrun.show(study_file.load(path), console)
+    dry_run.show(study_file.load(path), console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "2: students learn from the mean of their answers" in shown
     assert "several" in shown

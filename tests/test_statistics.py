@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from kdsearch import finalists
 from kdsearch.evaluation import metrics, statistics
 from kdsearch.results.record import State, StudyState, TrialRecord
+from kdsearch.study import finalists
 
 ACCURACY = 0.8
 OBJECTIVES = ("accuracy", "params")

@@ -13,10 +13,10 @@ import worlds
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
-from kdsearch import prepare
 from kdsearch.config import study_file
 from kdsearch.data import vocabulary
 from kdsearch.data.splits import Table, Tokens, tokenise
+from kdsearch.study import prepare
 
 LETTERS = [letter for character in "abdenortuy" for letter in (character, "##" + character)]
 PIECES = ["[PAD]", "unused", "[UNK]", "[CLS]", "[SEP]", *LETTERS, "under", "##try", "on", "tree"]

@@ -18,11 +18,11 @@ from kdsearch.data.splits import Table, Tokens, tokenise
 from kdsearch.deploy import onnx_export
 from kdsearch.errors import KdsearchError
 from kdsearch.evaluation import metrics
+from kdsearch.io.check import Check
 from kdsearch.io.progress import Progress
 from kdsearch.student.saved import Student, load_student
 from kdsearch.teacher.checkpoint import quiet
 from kdsearch.training.loop import Rows, in_order
-from kdsearch.verify import Check
 
 if TYPE_CHECKING:
     from kdsearch.deploy.predict import Predictor

@@ -22,6 +22,7 @@ from kdsearch.deploy import card, checks, folder, hub, latency, onnx_export
 from kdsearch.deploy.latency import Engine, TorchEngine
 from kdsearch.errors import EnvironmentProblem, InputError, KdsearchError, StateError
 from kdsearch.io import files as io
+from kdsearch.io.check import Check
 from kdsearch.io.progress import Progress, teacher_progress
 from kdsearch.results import front
 from kdsearch.results.choose import Choice, Rule, choose, retention
@@ -29,7 +30,6 @@ from kdsearch.student.saved import WEIGHTS, Student, load_student
 from kdsearch.teacher import checkpoint, resolve
 from kdsearch.teacher.checkpoint import quiet
 from kdsearch.teacher.encoder import Encoder
-from kdsearch.verify import Check
 
 LATENCIES = "latency.json"  # in the study's folder: measured once a machine
 

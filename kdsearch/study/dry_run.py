@@ -14,13 +14,13 @@ from rich.table import Table
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from kdsearch import prepare
 from kdsearch.api import Batch, Family, ModelInfo, Need, Signal, TeacherRole
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data.splits import Tokens
 from kdsearch.io.text import clock
-from kdsearch.prepare import Known
 from kdsearch.space.candidates import Candidate
+from kdsearch.study import prepare
+from kdsearch.study.prepare import Known
 from kdsearch.teacher import signal_cache
 from kdsearch.teacher.encoder import Encoder
 from kdsearch.teacher.resolve import Plan

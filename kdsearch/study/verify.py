@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,11 @@ from kdsearch.config import schema, study_file
 from kdsearch.data import splits
 from kdsearch.errors import KdsearchError
 from kdsearch.evaluation import metrics
+from kdsearch.io.check import Check
 from kdsearch.results import front
 from kdsearch.student.saved import WEIGHTS, load_student
 
 TOLERANCE = 1e-3  # of a logit, or of the spread of a regression's labels: another batch size or number of threads adds up in another order
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at."""
-
-    what: str
-    passed: bool
-    detail: str
 
 
 def verify(folder: Path) -> Iterator[Check]:

@@ -16,7 +16,6 @@ import torch
 import yaml
 from rich.console import Console
 
-from kdsearch import prepare
 from kdsearch.config import study_file
 from kdsearch.config.schema import StudyConfig
 from kdsearch.errors import InputError, Interrupted, StateError, VerdictNo
@@ -28,13 +27,14 @@ from kdsearch.hpo.sampler import Sampler
 from kdsearch.hpo.study_run import StudyRun
 from kdsearch.io import files
 from kdsearch.io.progress import teacher_progress
-from kdsearch.prepare import Known, Prepared
 from kdsearch.results import front
 from kdsearch.results.choose import Rule
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import State
 from kdsearch.student.saved import Student, load_student
 from kdsearch.student.trial import RUNGS
+from kdsearch.study import prepare
+from kdsearch.study.prepare import Known, Prepared
 
 
 @dataclass(frozen=True)

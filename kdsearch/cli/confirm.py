@@ -30,7 +30,7 @@ def confirm(
     format: Annotated[Format, typer.Option("--format", help="table or json.")] = Format.TABLE,
 ) -> None:
     """Train the finalists again with fresh seeds, beside the same students without a teacher, and measure them on the sealed test rows."""
-    from kdsearch.confirm import confirm as run
+    from kdsearch.study.confirm import confirm as run
 
     document = run(study_dir, seeds=seeds, top=top, texts=texts)
     if format is Format.JSON:

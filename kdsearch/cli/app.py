@@ -65,12 +65,12 @@ def search(
     changes += [f"search.trials={trials}"] * (trials is not None) + [f"search.minutes={minutes}"] * (minutes is not None)
     wanted = study_file.load(study, changes)
     if dry_run:
-        from kdsearch.dryrun import show
+        from kdsearch.study.dry_run import show
 
         show(wanted, Console())
         return
     from kdsearch.results.table import front_table
-    from kdsearch.study import search as run
+    from kdsearch.study.search import search as run
 
     found = run(wanted, out=out, address=address, fresh=fresh)
     document = found.document
@@ -126,7 +126,7 @@ def verify(
     """Check that the front equals its recomputation and that every student on it loads, has its size and gives its score again."""
     from dataclasses import asdict
 
-    from kdsearch.verify import verify as checks
+    from kdsearch.study.verify import verify as checks
 
     console, found = Console(), []
     for check in checks(study_dir):
@@ -147,8 +147,8 @@ def teacher(study: StudyFile, sets: Sets = None) -> None:
     from kdsearch.config import study_file
 
     wanted = study_file.load(study, sets or [])
-    from kdsearch import prepare
     from kdsearch.io.progress import teacher_progress
+    from kdsearch.study import prepare
 
     console = Console(stderr=True)
     known = prepare.inspect(wanted)
@@ -173,10 +173,10 @@ def teacher(study: StudyFile, sets: Sets = None) -> None:
 
 
 def _mount() -> None:
-    from kdsearch.confirm_command import confirm
-    from kdsearch.pick_command import pick
-    from kdsearch.plugin_commands import app as plugin_commands
-    from kdsearch.report_command import report
+    from kdsearch.cli.confirm import confirm
+    from kdsearch.cli.pick import pick
+    from kdsearch.cli.plugins import app as plugin_commands
+    from kdsearch.cli.report import report
 
     app.command()(confirm)
     app.command()(pick)
@@ -199,7 +199,3 @@ def main() -> None:
         sys.exit(problem.exit_code)
     except KeyboardInterrupt:
         sys.exit(Interrupted(signal.SIGINT).exit_code)
-
-
-if __name__ == "__main__":
-    main()

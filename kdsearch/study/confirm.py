@@ -23,7 +23,6 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from kdsearch import finalists, prepare
 from kdsearch.api import Need, Signal
 from kdsearch.config import study_file
 from kdsearch.config.schema import StudyConfig
@@ -32,16 +31,17 @@ from kdsearch.data.splits import Table
 from kdsearch.errors import Interrupted, StateError, VerdictNo
 from kdsearch.evaluation import analysis, evidence, metrics, statistics
 from kdsearch.evaluation.evidence import Seeds
-from kdsearch.finalists import Role, Run
 from kdsearch.hpo.ray_tasks import train_all
 from kdsearch.io import files as io
 from kdsearch.io.progress import teacher_progress
-from kdsearch.prepare import Known, Prepared
 from kdsearch.results import front
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import StudyState, TrialRecord
 from kdsearch.student.saved import RECORD, load_student
 from kdsearch.student.trial import TrialResult
+from kdsearch.study import finalists, prepare
+from kdsearch.study.finalists import Role, Run
+from kdsearch.study.prepare import Known, Prepared
 
 ROLES: tuple[Role, ...] = ("student", "control")  # a run that is both is known as a student's
 
