@@ -96,7 +96,7 @@ class Batch:
     ids: Tensor  # (B, S) int64
     mask: Tensor  # (B, S) bool, False where padded
     labels: Tensor  # (B,) int64, -100 where unlabelled; for a regression float32, standardised in training, NaN where unlabelled
-    example: Tensor  # (B,) int64 row numbers in the study's data
+    example: Tensor  # (B,) int64 each row's index within its part: what students learn from, or the validation rows
     types: Tensor | None = None  # (B, S) int64: 0 for the first text of a pair, 1 for the second
     label_smoothing: float = 0.0  # 0..1, of hard_loss: this share of each label is spread over all classes
 
@@ -193,14 +193,19 @@ class Strategy(ABC):
         """Whether this strategy can work with a family that provides these signals. A pair that does not fit is never proposed."""
         return True
 
-    def teacher_needs(self) -> tuple[Need, ...]:
+    def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
+        """The teacher's signals that `loss` reads; asked again wherever they are needed, so they follow from the fields and the two models."""
         return (Need(Signal.LOGITS),)
 
-    def student_needs(self) -> tuple[Need, ...]:
+    def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
+        """The student's signals that `loss` reads."""
         return (Need(Signal.LOGITS),)
 
     def build(self, teacher: ModelInfo, student: ModelInfo) -> nn.Module | None:
-        """Modules that only training needs, such as projections: optimised and clipped with the student, never counted, never exported."""
+        """Modules that only training needs, such as projections: optimised and clipped with the student, never counted, never exported.
+
+        Also the place for what `loss` must know of the two models, such as which states go together (`kdsearch.modules.StateMaps`).
+        """
         return None
 
     def teacher_tuning(self) -> TeacherTuning:

@@ -72,6 +72,12 @@ def layer_map(student_layers: int, teacher_layers: int, kind: str) -> list[int]:
     raise ValueError(f"no layer map {kind!r}: first, uniform or last")
 
 
+def state_pairs(student_layers: int, teacher_layers: int, kind: str) -> list[tuple[int, int]]:
+    """(student's state, teacher's state) for any two depths: the embeddings, then each of the student's layers with the one that `layer_map`
+    of this kind gives it."""
+    return [(0, 0), *enumerate(layer_map(student_layers, teacher_layers, kind), start=1)]
+
+
 def top_directions(table: Tensor, width: int) -> Tensor:
     """The right singular vectors of a table (V, H) with the largest singular values: (H, width), by way of the H x H Gram matrix."""
     _, vectors = torch.linalg.eigh(table.T @ table)

@@ -6,7 +6,7 @@ All of it runs on whole batches, exports with torch.onnx.export(dynamo=True), an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,13 @@ __all__ = [
     "Bigrams",
     "BothWays",
     "Head",
+    "StateMaps",
     "Windows",
     "lookup",
     "lower_bound",
     "max_over_tokens",
     "mean_over_tokens",
+    "needs_of",
     "shown",
     "start_table",
     "vocabularies",
@@ -183,6 +185,41 @@ class Bigrams(nn.Module):
         """(numbers, first pieces, second pieces), (N,) int64 each, of the keys that the text filled."""
         numbers = (self.keys < self.vocabulary**2).nonzero().flatten()
         return numbers, self.keys[numbers] // self.vocabulary, self.keys[numbers] % self.vocabulary
+
+
+class StateMaps(nn.Module):
+    """Which states of a student and its teacher go together, and for each pair a map from the student's width into the teacher's.
+
+    What a strategy's `build` returns: `loss` then has the pairs, whatever the depths of the two models.
+
+    Args:
+        pairs: (student's state or layer, teacher's), as `initialise.state_pairs` gives them.
+        student, teacher: the widths.
+        kind: linear | mlp (a hidden layer of the teacher's width) | identity.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[int, int]], student: int = 0, teacher: int = 0, kind: str = "linear") -> None:
+        super().__init__()
+        self.pairs = tuple(pairs)
+        self.maps = nn.ModuleList(self._map(kind, student, teacher) for _ in self.pairs)
+
+    @staticmethod
+    def _map(kind: str, student: int, teacher: int) -> nn.Module:
+        if kind == "identity":
+            return nn.Identity()
+        if kind == "mlp":
+            return nn.Sequential(nn.Linear(student, teacher), nn.GELU(), nn.Linear(teacher, teacher))
+        return nn.Linear(student, teacher)
+
+    def both(self, student: Outputs, teacher: Outputs, signal: Signal) -> Iterator[tuple[Tensor, Tensor]]:
+        """(the student's, mapped; the teacher's) of each pair."""
+        for mapped, (mine, theirs) in zip(self.maps, self.pairs, strict=True):
+            yield mapped(student.layered[signal, mine]), teacher.layered[signal, theirs]
+
+
+def needs_of(signal: Signal, layers: Iterable[int]) -> tuple[Need, ...]:
+    """The logits, and this signal of these states or layers, each once."""
+    return (Need(Signal.LOGITS), *(Need(signal, layer) for layer in sorted(set(layers))))
 
 
 class Head(nn.Linear):

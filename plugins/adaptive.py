@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from kdsearch import Batch, ModelInfo, Need, Outputs, Signal, Space, Strategy, hookimpl, losses
-from kdsearch.initialise import layer_map
+from kdsearch import Batch, ModelInfo, Need, Outputs, Signal, Space, Strategy, hookimpl, losses, modules
+from kdsearch.initialise import state_pairs
 
 PACE = 50.0  # AdamW moves a parameter by about lr a step: too slowly for a log-variance, in a trial of a few hundred steps
 WIDEST = 4.0  # of a log-variance, either way: weights stay within e^-4 .. e^4 when a term goes to 0
 
 
-class Uncertainties(nn.Module):
-    """The log-variances of the three terms, 0 at the start, and a linear map for each pair of states."""
+class Uncertainties(modules.StateMaps):
+    """The log-variances of the three terms, 0 at the start, beside a linear map for each pair of states."""
 
-    def __init__(self, pairs: int, student: int, teacher: int) -> None:
-        super().__init__()
+    def __init__(self, pairs: Sequence[tuple[int, int]], student: int, teacher: int) -> None:
+        super().__init__(pairs, student, teacher)
         self.paced = nn.Parameter(torch.zeros(3))
-        self.maps = nn.ModuleList(nn.Linear(student, teacher) for _ in range(pairs))
 
     def log_variances(self) -> Tensor:
         # The pace is in the value alone: in the gradient too, it would use up the norm that clipping leaves to the student.
@@ -37,8 +36,6 @@ class AdaptiveKD(Strategy):
     w is 1 for cross-entropies and 1/2 for squared errors. There is no alpha: it is what is learned. Features as in `feature`, linear.
     """
 
-    student_layers: int  # depth of the student that the map is for; recorded so that the needs are known from the fields alone
-    teacher_layers: int
     temperature: float
     layer_map: str = "uniform"  # uniform | first | last
 
@@ -48,8 +45,6 @@ class AdaptiveKD(Strategy):
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
         return {
-            "student_layers": student.layers,
-            "teacher_layers": teacher.layers,
             "temperature": losses.temperature(space, teacher),
             "layer_map": space.choice("layer_map", ("uniform", "first", "last")),
         }
@@ -58,26 +53,19 @@ class AdaptiveKD(Strategy):
     def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
         return Signal.POOLED in provides
 
-    def _pairs(self) -> list[tuple[int, int]]:
-        return [(0, 0), *enumerate(layer_map(self.student_layers, self.teacher_layers, self.layer_map), start=1)]
+    def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
+        return modules.needs_of(Signal.POOLED, (theirs for _, theirs in state_pairs(student.layers, teacher.layers, self.layer_map)))
 
-    def teacher_needs(self) -> tuple[Need, ...]:
-        wanted = sorted({theirs for _, theirs in self._pairs()})
-        return (Need(Signal.LOGITS), *(Need(Signal.POOLED, state) for state in wanted))
-
-    def student_needs(self) -> tuple[Need, ...]:
-        return (Need(Signal.LOGITS), *(Need(Signal.POOLED, mine) for mine, _ in self._pairs()))
+    def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
+        return modules.needs_of(Signal.POOLED, (mine for mine, _ in state_pairs(student.layers, teacher.layers, self.layer_map)))
 
     def build(self, teacher: ModelInfo, student: ModelInfo) -> nn.Module | None:
-        return Uncertainties(len(self._pairs()), student.hidden, teacher.hidden)
+        return Uncertainties(state_pairs(student.layers, teacher.layers, self.layer_map), student.hidden, teacher.hidden)
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:
         assert teacher is not None
         assert isinstance(extra, Uncertainties)
-        distances = [
-            losses.scaled_mse(project(student.layered[Signal.POOLED, mine]), teacher.layered[Signal.POOLED, theirs])
-            for project, (mine, theirs) in zip(extra.maps, self._pairs(), strict=True)
-        ]
+        distances = [losses.scaled_mse(mine, theirs) for mine, theirs in extra.both(student, teacher, Signal.POOLED)]
         regression = batch.labels.is_floating_point()
         known = ~batch.labels.isnan() if regression else batch.labels >= 0
         soft, hard, feature = extra.log_variances()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsearch import Batch, ModelInfo, Need, Outputs, Signal, Space, Strategy, hookimpl, losses
+from kdsearch import Batch, ModelInfo, Need, Outputs, Signal, Space, Strategy, hookimpl, losses, modules
+
+
+class Assignment(nn.Module):
+    """A linear map for each of the student's states; any of the teacher's layers may be what it follows."""
+
+    def __init__(self, states: Sequence[int], layers: Sequence[int], student: int, teacher: int) -> None:
+        super().__init__()
+        self.states, self.layers = states, layers
+        self.maps = nn.ModuleList(nn.Linear(student, teacher) for _ in states)
 
 
 @dataclass(frozen=True)
@@ -21,8 +30,6 @@ class AssignmentKD(Strategy):
     scaled to unit root mean square. The paper takes plain dot products: a cosine keeps one range of sharpness for every width.
     """
 
-    student_layers: int  # recorded, so that the needs are known from the fields alone
-    teacher_layers: int
     weight: float
     sharpness: float  # towards 0: the mean of all layers; large: the one most alike
     temperature: float
@@ -34,8 +41,6 @@ class AssignmentKD(Strategy):
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
         return {
-            "student_layers": student.layers,
-            "teacher_layers": teacher.layers,
             "weight": space.real("weight", 0.03, 30.0, log=True),
             "sharpness": space.real("sharpness", 0.5, 30.0, log=True),
             "temperature": losses.temperature(space, teacher),
@@ -46,25 +51,23 @@ class AssignmentKD(Strategy):
     def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
         return Signal.POOLED in provides
 
-    def _states(self) -> list[int]:
-        return list(range(1, self.student_layers + 1)) or [0]
+    def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
+        return modules.needs_of(Signal.POOLED, range(1, teacher.layers + 1))
 
-    def teacher_needs(self) -> tuple[Need, ...]:
-        return (Need(Signal.LOGITS), *(Need(Signal.POOLED, layer) for layer in range(1, self.teacher_layers + 1)))
-
-    def student_needs(self) -> tuple[Need, ...]:
-        return (Need(Signal.LOGITS), *(Need(Signal.POOLED, state) for state in self._states()))
+    def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
+        return modules.needs_of(Signal.POOLED, range(min(1, student.layers), student.layers + 1))
 
     def build(self, teacher: ModelInfo, student: ModelInfo) -> nn.Module | None:
-        return nn.ModuleList(nn.Linear(student.hidden, teacher.hidden) for _ in self._states())
+        states = range(min(1, student.layers), student.layers + 1)
+        return Assignment(states, range(1, teacher.layers + 1), student.hidden, teacher.hidden)
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:
         assert teacher is not None
-        assert isinstance(extra, nn.ModuleList)
-        theirs = torch.stack([teacher.layered[Signal.POOLED, layer] for layer in range(1, self.teacher_layers + 1)], 1)  # (B, L, H)
+        assert isinstance(extra, Assignment)
+        theirs = torch.stack([teacher.layered[Signal.POOLED, layer] for layer in extra.layers], 1)  # (B, L, H)
         theirs = theirs * theirs.square().mean(-1, keepdim=True).add(1e-6).rsqrt()
         distances = []
-        for project, state in zip(extra, self._states(), strict=True):
+        for project, state in zip(extra.maps, extra.states, strict=True):
             mine = project(student.layered[Signal.POOLED, state])
             likeness = F.cosine_similarity(mine.unsqueeze(1), theirs, dim=-1, eps=1e-6)
             shares = (self.sharpness * likeness).softmax(-1)  # (B, L)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kdsearch import Batch, ModelInfo, Need, Outputs, Signal, Space, Strategy, hookimpl, losses
+from kdsearch import Batch, ModelInfo, Need, Outputs, Signal, Space, Strategy, hookimpl, losses, modules
 from kdsearch.initialise import layer_map
 
 LEAST = 1e-6  # of a probability under a logarithm
@@ -22,8 +22,6 @@ class AttentionKD(Strategy):
     Probabilities are averaged over heads first, so that head counts may differ. Attention is never cached: the teacher runs in the trial.
     """
 
-    student_layers: int  # depth of the student that the map is for; recorded so that the needs are known from the fields alone
-    teacher_layers: int
     weight: float
     temperature: float
     alpha: float
@@ -39,8 +37,6 @@ class AttentionKD(Strategy):
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
         return {
-            "student_layers": student.layers,
-            "teacher_layers": teacher.layers,
             "weight": space.real("weight", 0.03, 100.0, log=True),
             "temperature": losses.temperature(space, teacher),
             "alpha": space.alpha(),
@@ -52,16 +48,18 @@ class AttentionKD(Strategy):
     def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
         return Signal.ATTENTION in provides
 
-    def _pairs(self) -> list[tuple[int, int]]:
+    def _pairs(self, teacher: ModelInfo, student: ModelInfo) -> list[tuple[int, int]]:
         # The map counts layers from 1, attention from 0.
-        return [(mine, theirs - 1) for mine, theirs in enumerate(layer_map(self.student_layers, self.teacher_layers, self.layer_map))]
+        return [(mine, theirs - 1) for mine, theirs in enumerate(layer_map(student.layers, teacher.layers, self.layer_map))]
 
-    def teacher_needs(self) -> tuple[Need, ...]:
-        wanted = sorted({theirs for _, theirs in self._pairs()})
-        return (Need(Signal.LOGITS), *(Need(Signal.ATTENTION, layer) for layer in wanted))
+    def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
+        return modules.needs_of(Signal.ATTENTION, (theirs for _, theirs in self._pairs(teacher, student)))
 
-    def student_needs(self) -> tuple[Need, ...]:
-        return (Need(Signal.LOGITS), *(Need(Signal.ATTENTION, mine) for mine, _ in self._pairs()))
+    def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
+        return modules.needs_of(Signal.ATTENTION, (mine for mine, _ in self._pairs(teacher, student)))
+
+    def build(self, teacher: ModelInfo, student: ModelInfo) -> nn.Module | None:
+        return modules.StateMaps(self._pairs(teacher, student), kind="identity")
 
     def _distance(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
         mine, theirs = student.mean(1), teacher.mean(1)  # (B, A, S, S) -> (B, S, S)
@@ -71,10 +69,8 @@ class AttentionKD(Strategy):
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:
         assert teacher is not None
         terms = losses.logit_terms(student, teacher, batch, self.temperature, self.alpha)
-        distances = [
-            self._distance(student.layered[Signal.ATTENTION, mine], teacher.layered[Signal.ATTENTION, theirs], batch.mask)
-            for mine, theirs in self._pairs()
-        ]
+        assert isinstance(extra, modules.StateMaps)
+        distances = [self._distance(mine, theirs, batch.mask) for mine, theirs in extra.both(student, teacher, Signal.ATTENTION)]
         return {"attention": self.weight * torch.stack(distances).mean(), **terms}
 
 

@@ -54,10 +54,10 @@ class ContrastiveKD(Strategy):
     def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
         return Signal.POOLED in provides
 
-    def teacher_needs(self) -> tuple[Need, ...]:
+    def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
         return (Need(Signal.LOGITS), Need(Signal.POOLED, -1))
 
-    def student_needs(self) -> tuple[Need, ...]:
+    def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
         return (Need(Signal.LOGITS), Need(Signal.POOLED, -1))
 
     def build(self, teacher: ModelInfo, student: ModelInfo) -> nn.Module | None:

@@ -9,20 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kdsearch import Batch, ModelInfo, Need, Outputs, Signal, Space, Strategy, hookimpl, losses
-from kdsearch.initialise import layer_map
+from kdsearch import Batch, ModelInfo, Need, Outputs, Signal, Space, Strategy, hookimpl, losses, modules
+from kdsearch.initialise import state_pairs
 
 STATES = {"pooled": Signal.POOLED, "tokens": Signal.HIDDEN}
-
-
-class Projections(nn.ModuleList):
-    """One map from the student's width into the teacher's for each pair of states."""
-
-    def __init__(self, kind: str, pairs: int, student: int, teacher: int) -> None:
-        if kind == "linear":
-            super().__init__(nn.Linear(student, teacher) for _ in range(pairs))
-        else:
-            super().__init__(nn.Sequential(nn.Linear(student, teacher), nn.GELU(), nn.Linear(teacher, teacher)) for _ in range(pairs))
 
 
 @dataclass(frozen=True)
@@ -32,8 +22,6 @@ class FeatureKD(Strategy):
     States are scaled to unit root mean square first, so that one range of weights fits every layer and teacher.
     """
 
-    student_layers: int  # depth of the student that the map is for; recorded so that the needs are known from the fields alone
-    teacher_layers: int
     states: str = "pooled"  # pooled | tokens
     mapping: str = "linear"  # identity (equal widths only) | linear | mlp
     layer_map: str = "uniform"  # uniform | first | last
@@ -54,8 +42,6 @@ class FeatureKD(Strategy):
         states = space.choice("states", tuple(STATES))
         soft = space.choice("soft", (True, False))
         return {
-            "student_layers": student.layers,
-            "teacher_layers": teacher.layers,
             "states": states if tokens_too else "pooled",
             # Between unequal widths the identity does not exist; its nearest kin is one linear map.
             "mapping": mapping if mapping != "identity" or student.hidden == teacher.hidden else "linear",
@@ -70,31 +56,21 @@ class FeatureKD(Strategy):
     def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
         return Signal.POOLED in provides
 
-    def _pairs(self) -> list[tuple[int, int]]:
-        return [(0, 0), *enumerate(layer_map(self.student_layers, self.teacher_layers, self.layer_map), start=1)]
+    def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
+        return modules.needs_of(STATES[self.states], (theirs for _, theirs in state_pairs(student.layers, teacher.layers, self.layer_map)))
 
-    def teacher_needs(self) -> tuple[Need, ...]:
-        wanted = sorted({theirs for _, theirs in self._pairs()})
-        return (Need(Signal.LOGITS), *(Need(STATES[self.states], state) for state in wanted))
-
-    def student_needs(self) -> tuple[Need, ...]:
-        return (Need(Signal.LOGITS), *(Need(STATES[self.states], mine) for mine, _ in self._pairs()))
+    def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
+        return modules.needs_of(STATES[self.states], (mine for mine, _ in state_pairs(student.layers, teacher.layers, self.layer_map)))
 
     def build(self, teacher: ModelInfo, student: ModelInfo) -> nn.Module | None:
-        if self.mapping == "identity":
-            return None
-        return Projections(self.mapping, len(self._pairs()), student.hidden, teacher.hidden)
+        return modules.StateMaps(state_pairs(student.layers, teacher.layers, self.layer_map), student.hidden, teacher.hidden, self.mapping)
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:
         assert teacher is not None
-        signal, pairs = STATES[self.states], self._pairs()
+        assert isinstance(extra, modules.StateMaps)
+        signal = STATES[self.states]
         mask = batch.mask if signal is Signal.HIDDEN else None
-        distances = []
-        for index, (mine, theirs) in enumerate(pairs):
-            state = student.layered[signal, mine]
-            if isinstance(extra, Projections):
-                state = extra[index](state)
-            distances.append(losses.scaled_mse(state, teacher.layered[signal, theirs], mask))
+        distances = [losses.scaled_mse(mine, theirs, mask) for mine, theirs in extra.both(student, teacher, signal)]
         terms = {"feature": self.weight * torch.stack(distances).mean()}
         hard = batch.hard_loss(student.logits)
         if not self.soft:

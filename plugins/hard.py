@@ -23,7 +23,7 @@ class Hard(Strategy):
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
         return {}
 
-    def teacher_needs(self) -> tuple[Need, ...]:
+    def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
         return ()
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:

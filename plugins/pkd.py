@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsearch import Batch, ModelInfo, Need, Outputs, Signal, Space, Strategy, hookimpl, losses
+from kdsearch import Batch, ModelInfo, Need, Outputs, Signal, Space, Strategy, hookimpl, losses, modules
 from kdsearch.initialise import layer_map
 
 
@@ -22,8 +22,6 @@ class PatientKD(Strategy):
     (POOLED), not the first token's, and a student of another width goes through one linear map for each pair.
     """
 
-    student_layers: int  # depth of the student that the map is for; recorded so that the needs are known from the fields alone
-    teacher_layers: int
     weight: float
     temperature: float
     alpha: float
@@ -35,8 +33,6 @@ class PatientKD(Strategy):
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
         return {
-            "student_layers": student.layers,
-            "teacher_layers": teacher.layers,
             "weight": space.real("weight", 0.03, 30.0, log=True),
             "temperature": losses.temperature(space, teacher),
             "alpha": space.alpha(),
@@ -47,30 +43,26 @@ class PatientKD(Strategy):
     def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
         return Signal.POOLED in provides
 
-    def _pairs(self) -> list[tuple[int, int]]:
-        mapped = layer_map(self.student_layers, self.teacher_layers, self.layer_map)
+    def _pairs(self, teacher: ModelInfo, student: ModelInfo) -> list[tuple[int, int]]:
+        mapped = layer_map(student.layers, teacher.layers, self.layer_map)
         # A student of one layer keeps it, and one without layers its embedding: else nothing would be left.
-        return list(enumerate(mapped[: max(1, self.student_layers - 1)], start=1)) or [(0, 0)]
+        return list(enumerate(mapped[: max(1, student.layers - 1)], start=1)) or [(0, 0)]
 
-    def teacher_needs(self) -> tuple[Need, ...]:
-        wanted = sorted({theirs for _, theirs in self._pairs()})
-        return (Need(Signal.LOGITS), *(Need(Signal.POOLED, state) for state in wanted))
+    def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
+        return modules.needs_of(Signal.POOLED, (theirs for _, theirs in self._pairs(teacher, student)))
 
-    def student_needs(self) -> tuple[Need, ...]:
-        return (Need(Signal.LOGITS), *(Need(Signal.POOLED, mine) for mine, _ in self._pairs()))
+    def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
+        return modules.needs_of(Signal.POOLED, (mine for mine, _ in self._pairs(teacher, student)))
 
     def build(self, teacher: ModelInfo, student: ModelInfo) -> nn.Module | None:
-        if student.hidden == teacher.hidden:
-            return None
-        return nn.ModuleList(nn.Linear(student.hidden, teacher.hidden) for _ in self._pairs())
+        kind = "identity" if student.hidden == teacher.hidden else "linear"
+        return modules.StateMaps(self._pairs(teacher, student), student.hidden, teacher.hidden, kind)
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:
         assert teacher is not None
+        assert isinstance(extra, modules.StateMaps)
         distances = []
-        for index, (mine, theirs) in enumerate(self._pairs()):
-            state, target = student.layered[Signal.POOLED, mine], teacher.layered[Signal.POOLED, theirs]
-            if isinstance(extra, nn.ModuleList):
-                state = extra[index](state)
+        for state, target in extra.both(student, teacher, Signal.POOLED):
             gaps = F.normalize(state, dim=-1, eps=1e-6) - F.normalize(target, dim=-1, eps=1e-6)
             distances.append(gaps.square().sum(-1).mean())
         terms = losses.logit_terms(student, teacher, batch, self.temperature, self.alpha)

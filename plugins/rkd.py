@@ -42,10 +42,10 @@ class RelationalKD(Strategy):
     def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
         return Signal.POOLED in provides
 
-    def teacher_needs(self) -> tuple[Need, ...]:
+    def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
         return (Need(Signal.LOGITS), Need(Signal.POOLED, -1))
 
-    def student_needs(self) -> tuple[Need, ...]:
+    def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
         return (Need(Signal.LOGITS), Need(Signal.POOLED, -1))
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:

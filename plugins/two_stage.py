@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kdsearch import Batch, ModelInfo, Need, Outputs, Signal, Space, Strategy, hookimpl, losses
-from kdsearch.initialise import layer_map
+from kdsearch import Batch, ModelInfo, Need, Outputs, Signal, Space, Strategy, hookimpl, losses, modules
+from kdsearch.initialise import state_pairs
 
 STATES = {"pooled": Signal.POOLED, "tokens": Signal.HIDDEN}
 AWAKE = 0.01  # of the logits' terms in stage one: little to the layers, yet AdamW trains the head with it, so that rungs compare answers
@@ -24,8 +24,6 @@ class TwoStage(Strategy):
     0.01, which the paper does not have.
     """
 
-    student_layers: int  # depth of the student that the map is for; recorded so that the needs are known from the fields alone
-    teacher_layers: int
     share: float  # of the budget, for stage one
     temperature: float
     alpha: float
@@ -40,8 +38,6 @@ class TwoStage(Strategy):
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
         states = space.choice("states", tuple(STATES))
         return {
-            "student_layers": student.layers,
-            "teacher_layers": teacher.layers,
             "share": space.real("share", 0.1, 0.6),
             "temperature": losses.temperature(space, teacher),
             "alpha": space.alpha(),
@@ -53,31 +49,24 @@ class TwoStage(Strategy):
     def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
         return Signal.POOLED in provides
 
-    def _pairs(self) -> list[tuple[int, int]]:
-        return [(0, 0), *enumerate(layer_map(self.student_layers, self.teacher_layers, self.layer_map), start=1)]
+    def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
+        return modules.needs_of(STATES[self.states], (theirs for _, theirs in state_pairs(student.layers, teacher.layers, self.layer_map)))
 
-    def teacher_needs(self) -> tuple[Need, ...]:
-        wanted = sorted({theirs for _, theirs in self._pairs()})
-        return (Need(Signal.LOGITS), *(Need(STATES[self.states], state) for state in wanted))
-
-    def student_needs(self) -> tuple[Need, ...]:
-        return (Need(Signal.LOGITS), *(Need(STATES[self.states], mine) for mine, _ in self._pairs()))
+    def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
+        return modules.needs_of(STATES[self.states], (mine for mine, _ in state_pairs(student.layers, teacher.layers, self.layer_map)))
 
     def build(self, teacher: ModelInfo, student: ModelInfo) -> nn.Module | None:
-        return nn.ModuleList(nn.Linear(student.hidden, teacher.hidden) for _ in self._pairs())
+        return modules.StateMaps(state_pairs(student.layers, teacher.layers, self.layer_map), student.hidden, teacher.hidden)
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:
         assert teacher is not None
-        assert isinstance(extra, nn.ModuleList)
+        assert isinstance(extra, modules.StateMaps)
         terms = losses.logit_terms(student, teacher, batch, self.temperature, self.alpha)
         if progress >= self.share:
             return terms
         signal = STATES[self.states]
         mask = batch.mask if signal is Signal.HIDDEN else None
-        distances = [
-            losses.scaled_mse(project(student.layered[signal, mine]), teacher.layered[signal, theirs], mask)
-            for project, (mine, theirs) in zip(extra, self._pairs(), strict=True)
-        ]
+        distances = [losses.scaled_mse(mine, theirs, mask) for mine, theirs in extra.both(student, teacher, signal)]
         return {"feature": torch.stack(distances).mean(), **{name: AWAKE * term for name, term in terms.items()}}
 
 

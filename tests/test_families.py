@@ -355,7 +355,7 @@ def test_the_answer_of_a_regression_can_be_brought_into_any_unit(name: str) -> N
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "logit": {"temperature": 2.0, "alpha": 0.7, "form": "kl", "direction": None},
-    "feature": {"teacher_layers": 2, "states": "pooled", "mapping": "linear", "weight": 1.0},
+    "feature": {"states": "pooled", "mapping": "linear", "weight": 1.0},
 }
 
 
@@ -367,11 +367,8 @@ def assets() -> Assets:
 
 def spec(assets: Assets, name: str, strategy: str, vocabulary: int = 100) -> TrialSpec:
     family: Family = replace(SHAPES[name], vocabulary=vocabulary)  # type: ignore[type-var]
-    config = STRATEGIES[strategy]
-    if strategy == "feature":
-        config = {"student_layers": family.info(assets.info).layers, **config}
     lr = {"linear": 3e-3, "on_teacher": 1e-2}.get(name, 1e-3)
-    return TrialSpec(family.name, asdict(family), strategy, config, {"lr": lr}, 6.0, 1)
+    return TrialSpec(family.name, asdict(family), strategy, STRATEGIES[strategy], {"lr": lr}, 6.0, 1)
 
 
 def saved(files: dict[str, bytes], folder: Path) -> Path:

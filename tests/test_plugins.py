@@ -312,7 +312,7 @@ def test_missing_method(write: Write) -> None:
 
 
 def test_misspelt_optional_method(write: Write) -> None:
-    path = write(("    @classmethod", "    def teacher_need(self):\n        return ()\n\n    @classmethod"))
+    path = write(("    @classmethod", "    def teacher_need(self, teacher, student):\n        return ()\n\n    @classmethod"))
     assert "mine.py: class Mine: nothing calls a method 'teacher_need'. Did you mean 'teacher_needs'?" in refusal(path)
 
 

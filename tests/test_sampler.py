@@ -124,7 +124,7 @@ class States(_Untrained):
     def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
         return Signal.POOLED in provides
 
-    def student_needs(self) -> tuple[Need, ...]:
+    def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
         return (Need(Signal.LOGITS), Need(Signal.POOLED))
 
 
@@ -320,7 +320,7 @@ def test_a_family_with_other_pieces_shows_no_token_states_whatever_it_says() -> 
 
     @dataclass(frozen=True)
     class Tokens(States):
-        def student_needs(self) -> tuple[Need, ...]:
+        def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
             return (Need(Signal.LOGITS), Need(Signal.HIDDEN))
 
     both: Any = FakePlugins({"block": Other}, {"states": States, "tokens": Tokens})

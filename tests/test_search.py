@@ -231,7 +231,7 @@ class Direction(Strategy):
     def suggest(cls, space, teacher, student):
         return {"weight": space.real("weight", 0.1, 10.0, log=True)}
 
-    def teacher_needs(self):
+    def teacher_needs(self, teacher, student):
         return (Need(Signal.LOGITS), Need(Signal.POOLED, -1))
 
     student_needs = teacher_needs

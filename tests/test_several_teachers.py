@@ -329,11 +329,11 @@ def strategy_of(prepared: prepare.Prepared, name: str, **fields: Any) -> Strateg
 
 
 def teaching_of(prepared: prepare.Prepared, strategy: Strategy) -> Teaching:
-    return Teaching(strategy, prepared.assets, torch.device("cpu"))
+    return Teaching(strategy, prepared.assets, prepared.assets.info, torch.device("cpu"))
 
 
 ROWS = np.array([3, 0, 5])
-ATTENTION = {"student_layers": 1, "teacher_layers": 2, "weight": 1.0, "temperature": 2.0, "alpha": 0.5}
+ATTENTION = {"weight": 1.0, "temperature": 2.0, "alpha": 0.5}
 JOINT = {"temperature": 2.0, "alpha": 0.5, "teacher_weight": 0.5, "mutual": 0.2, "teacher_layers": 1, "lr_factor": 0.1}
 
 
@@ -360,7 +360,7 @@ def test_each_teachers_logits_go_to_the_strategy_that_asks(prepared: prepare.Pre
     np.testing.assert_array_equal(shown.teachers.numpy(), prepared.assets.several.learnt[:, ROWS])
     lacking = replace(prepared.assets, several=Several(None, prepared.assets.several.validation))
     with pytest.raises(ValueError, match="these assets have the answers of one"):
-        Teaching(several, lacking, torch.device("cpu"))
+        Teaching(several, lacking, lacking.info, torch.device("cpu"))
 
 
 def test_the_private_copy_of_joint_training_is_the_main_teachers_and_drifts_from_it(prepared: prepare.Prepared) -> None:

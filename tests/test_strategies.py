@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from kdsearch.api import Batch, Outputs, Signal
+from kdsearch.api import Batch, ModelInfo, Outputs, Signal
+from kdsearch.modules import StateMaps
 from kdsearch.registry import registry
 from kdsearch.space.knobs import Knobs, RandomDraw
 from kdsearch.testing import tiny_info, tiny_teacher
-from kdsearch_plugins.feature import FeatureKD, Projections
+from kdsearch_plugins.feature import FeatureKD
 from kdsearch_plugins.hard import Hard
 from kdsearch_plugins.joint import JointKD
 from kdsearch_plugins.logit import LogitKD
@@ -48,8 +49,12 @@ def test_unlabelled_rows_learn_from_the_teacher_alone() -> None:
     assert total(got) == pytest.approx(0.5 * FORWARD, abs=1e-6)
 
 
+def deep(layers: int) -> ModelInfo:
+    return ModelInfo(labels=2, layers=layers, hidden=2, heads=1, vocab=10, provides=frozenset(Signal))
+
+
 def feature(**changes: object) -> FeatureKD:
-    values: dict[str, object] = {"student_layers": 1, "teacher_layers": 2, "mapping": "identity", "soft": False, "weight": 2.0} | changes
+    values: dict[str, object] = {"mapping": "identity", "soft": False, "weight": 2.0} | changes
     return FeatureKD(**values)  # type: ignore[arg-type]
 
 
@@ -59,24 +64,24 @@ def test_feature_compares_states_scaled_by_the_teachers_root_mean_square() -> No
     twos = torch.full((2, 2), 2.0)
     student = Outputs(EVEN, {(Signal.POOLED, 0): twos, (Signal.POOLED, 1): torch.tensor([[0.0, 2.0], [0.0, 2.0]])})
     teacher = Outputs(THREE_TO_ONE, {(Signal.POOLED, 0): twos, (Signal.POOLED, 2): twos})
-    got = feature().loss(student, teacher, rows(), None, 0.0)
+    got = feature().loss(student, teacher, rows(), feature().build(deep(2), deep(1)), 0.0)
     assert float(got["feature"]) == pytest.approx(0.5, abs=1e-5)
     assert float(got["hard"]) == pytest.approx(log(2), abs=1e-6)
 
 
 @pytest.mark.parametrize(("kind", "states"), [("uniform", [0, 3, 6]), ("first", [0, 1, 2]), ("last", [0, 5, 6])])
 def test_feature_asks_the_teacher_for_the_states_of_its_layer_map(kind: str, states: list[int]) -> None:
-    needs = feature(student_layers=2, teacher_layers=6, layer_map=kind).teacher_needs()
+    needs = feature(layer_map=kind).teacher_needs(deep(6), deep(2))
     assert [need.layer for need in needs if need.signal is Signal.POOLED] == states
 
 
 def test_feature_reads_token_states_when_asked_to() -> None:
-    assert {need.signal for need in feature(states="tokens").student_needs()} == {Signal.LOGITS, Signal.HIDDEN}
+    assert {need.signal for need in feature(states="tokens").student_needs(deep(2), deep(1))} == {Signal.LOGITS, Signal.HIDDEN}
 
 
 def test_a_linear_projection_maps_the_students_width_into_the_teachers() -> None:
-    projections = Projections("linear", 2, 3, 5)
-    assert projections[0](torch.zeros(4, 3)).shape == (4, 5)
+    projections = StateMaps([(0, 0), (1, 2)], 3, 5)
+    assert projections.maps[0](torch.zeros(4, 3)).shape == (4, 5)
 
 
 def joint(**changes: float) -> JointKD:

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from kdsearch.api import ModelInfo, Need, Outputs, Signal, Strategy
 from kdsearch.config.schema import StudyConfig
 from kdsearch.errors import InputError
+from kdsearch.modules import StateMaps
 from kdsearch.registry import registry
 from kdsearch.registry.registry import Plugins
 from kdsearch.space.candidates import Candidate, Candidates
@@ -24,7 +25,7 @@ from kdsearch.space.knobs import Knobs, RandomDraw
 from kdsearch.teacher.encoder import Encoder
 from kdsearch.testing import eight_sentences, load_one, tiny_info, tiny_teacher
 from kdsearch_plugins.adaptive import AdaptiveKD, Uncertainties
-from kdsearch_plugins.assignment import AssignmentKD
+from kdsearch_plugins.assignment import Assignment, AssignmentKD
 from kdsearch_plugins.attention import AttentionKD
 from kdsearch_plugins.contrastive import ContrastiveKD, Embeddings
 from kdsearch_plugins.pkd import PatientKD
@@ -61,6 +62,11 @@ def twice(values: list[object]) -> Tensor:
     return torch.tensor([values, values])
 
 
+def deep(layers: int) -> ModelInfo:
+    """A model of so many layers; teacher and student alike in all else."""
+    return replace(INFO, layers=layers)
+
+
 def planned(strategies: list[str], knobs: dict[str, object]) -> tuple[Plugins, StudyConfig]:
     """A study of transformers with these strategies."""
     space = {"families": ["transformer"], "strategies": strategies, "knobs": knobs}
@@ -83,11 +89,11 @@ HALF_HALF = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5]]  # the mean of t
 
 
 def attention(form: str, student: list[object], teacher: list[object], length: int = 3) -> dict[str, float]:
-    method = AttentionKD(student_layers=1, teacher_layers=4, weight=2.0, form=form, **LOGITS)
+    method = AttentionKD(weight=2.0, form=form, **LOGITS)
     batch = rows()
     batch.mask[:, length:] = False
     mine, theirs = outputs(EVEN, (Signal.ATTENTION, 0, twice(student))), outputs(THREE_TO_ONE, (Signal.ATTENTION, 3, twice(teacher)))
-    return numbers(method.loss(mine, theirs, batch, None, 0.0))
+    return numbers(method.loss(mine, theirs, batch, method.build(deep(4), deep(1)), 0.0))
 
 
 def test_attention_averages_heads_so_their_counts_may_differ() -> None:
@@ -107,9 +113,9 @@ def test_attention_as_a_divergence_is_of_the_teachers_rows() -> None:
 
 
 def test_attention_asks_for_the_layers_of_its_map_counted_from_zero() -> None:
-    method = AttentionKD(student_layers=2, teacher_layers=6, weight=1.0, **LOGITS)
-    assert layers_of(method.student_needs()) == [0, 1]
-    assert layers_of(method.teacher_needs()) == [2, 5]
+    method = AttentionKD(weight=1.0, **LOGITS)
+    assert layers_of(method.student_needs(deep(6), deep(2))) == [0, 1]
+    assert layers_of(method.teacher_needs(deep(6), deep(2))) == [2, 5]
 
 
 # relations
@@ -147,9 +153,11 @@ def test_relation_heads_divide_both_widths_and_leave_the_teacher_sixteen_numbers
 
 def test_pkd_compares_directions_alone() -> None:
     # (3, 4) -> (0.6, 0.8) against (7, 0) -> (1, 0): 0.16 + 0.64.
-    method = PatientKD(student_layers=1, teacher_layers=2, weight=2.0, **LOGITS)
+    method = PatientKD(weight=2.0, **LOGITS)
     mine, theirs = outputs(EVEN, (Signal.POOLED, 1, twice([3.0, 4.0]))), outputs(THREE_TO_ONE, (Signal.POOLED, 2, twice([7.0, 0.0])))
-    assert numbers(method.loss(mine, theirs, rows(), None, 0.0)) == pytest.approx({"patient": 1.6, **SAME}, abs=1e-6)
+    assert numbers(method.loss(mine, theirs, rows(), method.build(deep(2), deep(1)), 0.0)) == pytest.approx(
+        {"patient": 1.6, **SAME}, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,17 +165,17 @@ def test_pkd_compares_directions_alone() -> None:
     [("uniform", 6, [2, 4, 6, 8, 10]), ("last", 6, [7, 8, 9, 10, 11]), ("first", 3, [1, 2]), ("uniform", 1, [12]), ("last", 0, [0])],
 )
 def test_pkd_leaves_the_top_layer_to_the_logits_as_in_the_paper(kind: str, depth: int, theirs: list[int]) -> None:
-    method = PatientKD(student_layers=depth, teacher_layers=12, weight=1.0, layer_map=kind, **LOGITS)
-    assert layers_of(method.teacher_needs()) == theirs
-    assert layers_of(method.student_needs()) == (list(range(1, len(theirs) + 1)) if depth else [0])
+    method = PatientKD(weight=1.0, layer_map=kind, **LOGITS)
+    assert layers_of(method.teacher_needs(deep(12), deep(depth))) == theirs
+    assert layers_of(method.student_needs(deep(12), deep(depth))) == (list(range(1, len(theirs) + 1)) if depth else [0])
 
 
 def test_pkd_maps_widths_only_when_they_differ() -> None:
-    method = PatientKD(student_layers=1, teacher_layers=1, weight=1.0, **LOGITS)
-    assert method.build(INFO, INFO) is None
+    method = PatientKD(weight=1.0, **LOGITS)
+    assert not list(method.build(INFO, INFO).parameters())
     maps = method.build(INFO, replace(INFO, hidden=8))
-    assert isinstance(maps, nn.ModuleList)
-    assert maps[0](torch.zeros(1, 8)).shape == (1, INFO.hidden)
+    assert isinstance(maps, StateMaps)
+    assert maps.maps[0](torch.zeros(1, 8)).shape == (1, INFO.hidden)
 
 
 # rkd
@@ -227,11 +235,11 @@ def test_contrastive_is_the_cross_entropy_of_finding_the_own_row() -> None:
 
 def two_stage(progress: float) -> dict[str, float]:
     # The teacher's (2, 2) has root mean square 2: (1, 1) against the student's (0, 1) is 1/2; the embeddings agree: 1/4 in the mean.
-    method = TwoStage(student_layers=1, teacher_layers=2, share=0.5, **LOGITS)
+    method = TwoStage(share=0.5, **LOGITS)
     twos = twice([2.0, 2.0])
     mine = outputs(EVEN, (Signal.POOLED, 0, twos), (Signal.POOLED, 1, twice([0.0, 2.0])))
     theirs = outputs(THREE_TO_ONE, (Signal.POOLED, 0, twos), (Signal.POOLED, 2, twos))
-    return numbers(method.loss(mine, theirs, rows(), nn.ModuleList([identity(2), identity(2)]), progress))
+    return numbers(method.loss(mine, theirs, rows(), StateMaps([(0, 0), (1, 2)], kind="identity"), progress))
 
 
 def test_two_stage_learns_states_first_with_a_hundredth_of_the_logits() -> None:
@@ -249,25 +257,27 @@ def test_two_stage_learns_logits_alone_from_its_share_on() -> None:
 def test_assignment_mixes_the_teachers_layers_by_likeness() -> None:
     # Cosines 1 and 0 at sharpness ln 3: shares 3/4 and 1/4. At unit root mean square the layers are sqrt(2) (1, 0) and sqrt(2) (0, 1);
     # the student's sqrt(2) (1, 0) is sqrt(2) (1/4, -1/4) away from their mixture: mean square 1/8.
-    method = AssignmentKD(student_layers=1, teacher_layers=2, weight=2.0, sharpness=log(3), **LOGITS)
+    method = AssignmentKD(weight=2.0, sharpness=log(3), **LOGITS)
     mine = outputs(EVEN, (Signal.POOLED, 1, twice([sqrt(2), 0.0])))
     theirs = outputs(THREE_TO_ONE, (Signal.POOLED, 1, twice([5.0, 0.0])), (Signal.POOLED, 2, twice([0.0, 0.5])))
-    got = method.loss(mine, theirs, rows(), nn.ModuleList([identity(2)]), 0.0)
+    extra = Assignment([1], [1, 2], 2, 2)
+    extra.maps[0] = identity(2)
+    got = method.loss(mine, theirs, rows(), extra, 0.0)
     assert numbers(got) == pytest.approx({"assignment": 2 / 8, **SAME}, abs=1e-5)
 
 
 def test_assignment_asks_for_every_layer_of_the_teacher() -> None:
-    method = AssignmentKD(student_layers=2, teacher_layers=4, weight=1.0, sharpness=1.0, **LOGITS)
-    assert layers_of(method.teacher_needs()) == [1, 2, 3, 4]
-    assert layers_of(method.student_needs()) == [1, 2]
+    method = AssignmentKD(weight=1.0, sharpness=1.0, **LOGITS)
+    assert layers_of(method.teacher_needs(deep(4), deep(2))) == [1, 2, 3, 4]
+    assert layers_of(method.student_needs(deep(4), deep(2))) == [1, 2]
 
 
 # adaptive
 
 
 def adaptive(log_variances: list[float], labels: tuple[int, ...] = (0, 1)) -> tuple[dict[str, float], Uncertainties]:
-    method = AdaptiveKD(student_layers=0, teacher_layers=2, temperature=1.0)  # one pair: the embeddings
-    extra = Uncertainties(1, 2, 2)
+    method = AdaptiveKD(temperature=1.0)  # one pair: the embeddings
+    extra = Uncertainties([(0, 0)], 2, 2)
     extra.maps[0] = identity(2)
     # What the parameters have to be for these log-variances: the inverse of 4 tanh(50 p / 4).
     extra.paced.data = torch.atanh(torch.tensor(log_variances) / 4) * 4 / 50
@@ -328,7 +338,7 @@ def test_two_stages_of_a_student_with_other_tokens_than_the_teacher_read_pooled_
     for seed in range(5):
         space = Knobs().space(RandomDraw(np.random.default_rng(seed)), "two_stage")
         strategy = TwoStage(**TwoStage.suggest(space, INFO, other))
-        signals = {need.signal for need in (*strategy.student_needs(), *strategy.teacher_needs())}
+        signals = {need.signal for need in (*strategy.student_needs(INFO, other), *strategy.teacher_needs(INFO, other))}
         assert signals == {Signal.LOGITS, Signal.POOLED}
 
 
@@ -396,8 +406,8 @@ def test_attention_is_shown_before_dropout(kernels: str) -> None:
     torch.testing.assert_close(shown.layered[Signal.ATTENTION, 0].sum(-1), torch.ones(8, 2, 10))
     torch.testing.assert_close(shown.layered[Signal.ATTENTION, 0], Encoder(teacher)(batch, needs).layered[Signal.ATTENTION, 0])
     assert not torch.equal(shown.logits, student(batch, needs).logits)  # dropout is on all the same
-    method = AttentionKD(student_layers=1, teacher_layers=1, weight=1.0, temperature=2.0, alpha=1.0, form="kl")
-    learnt = method.loss(shown, Encoder(teacher)(batch, needs), batch, None, 0.0)
+    method = AttentionKD(weight=1.0, temperature=2.0, alpha=1.0, form="kl")
+    learnt = method.loss(shown, Encoder(teacher)(batch, needs), batch, method.build(deep(1), deep(1)), 0.0)
     assert learnt["attention"].item() == pytest.approx(0.0, abs=1e-6)
     assert student.model.config._attn_implementation == kernels
 

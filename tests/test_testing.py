@@ -33,10 +33,10 @@ class Sound(Strategy):
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
         return {"alpha": space.alpha(), "weight": space.real("weight", 0.1, 2.0)}
 
-    def teacher_needs(self) -> tuple[Need, ...]:
+    def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
         return (Need(Signal.LOGITS), Need(Signal.HIDDEN))
 
-    def student_needs(self) -> tuple[Need, ...]:
+    def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
         return (Need(Signal.LOGITS), Need(Signal.HIDDEN))
 
     def states(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
@@ -249,7 +249,7 @@ def test_a_dead_knob_is_caught() -> None:
 
 def test_a_need_that_is_not_declared_is_caught_by_name() -> None:
     class Broken(Sound):
-        def student_needs(self) -> tuple[Need, ...]:
+        def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
             return (Need(Signal.LOGITS),)
 
     assert "Need(Signal.HIDDEN, -1) was used but not declared" in caught_by(Broken, "loss is finite scalar terms")
@@ -257,8 +257,8 @@ def test_a_need_that_is_not_declared_is_caught_by_name() -> None:
 
 def test_a_need_that_is_declared_and_never_read_is_caught() -> None:
     class Broken(Sound):
-        def teacher_needs(self) -> tuple[Need, ...]:
-            return (*super().teacher_needs(), Need(Signal.POOLED, 0))
+        def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
+            return (*super().teacher_needs(teacher, student), Need(Signal.POOLED, 0))
 
     assert "declares teacher_needs() pooled of layer 0 and never reads it" in caught_by(Broken, "undeclared signals fail by name")
 

@@ -30,8 +30,8 @@ from kdsearch.training.target_scaling import OWN, Unit
 STRATEGIES: dict[str, dict[str, object]] = {
     "hard": {},
     "logit": {"temperature": 2.0, "alpha": 0.7, "form": "kl", "direction": None},
-    "feature": {"student_layers": 1, "teacher_layers": 2, "states": "tokens", "mapping": "linear", "weight": 1.0},
-    "attention": {"student_layers": 1, "teacher_layers": 2, "weight": 1.0, "temperature": 2.0, "alpha": 0.5},
+    "feature": {"states": "tokens", "mapping": "linear", "weight": 1.0},
+    "attention": {"weight": 1.0, "temperature": 2.0, "alpha": 0.5},
     "joint": {"temperature": 2.0, "alpha": 0.5, "teacher_weight": 0.5, "mutual": 0.2, "teacher_layers": 1, "lr_factor": 0.1},
 }
 
@@ -131,7 +131,7 @@ def test_a_passed_deadline_is_a_status(assets: Assets) -> None:
 
 
 def test_a_plugins_mistake_is_a_status_that_names_it(assets: Assets) -> None:
-    broken = spec("feature", teacher_layers=9)  # asks for states that the teacher does not have
+    broken = spec("feature", layer_map="sideways")  # no map of that name
     result = run(broken, assets)
     assert (result.status, result.cause) == ("failed", "error")
     assert result.message is not None

@@ -22,7 +22,7 @@ Plugin = type[Strategy | Family]
 HOOKS: dict[str, type[Strategy | Family]] = {"kdsearch_strategies": Strategy, "kdsearch_families": Family}
 _CLASS_ATTRIBUTES: dict[type, tuple[str, ...]] = {
     Strategy: ("name", "source", "teacher", "each_teacher", "staged"),
-    Family: ("name", "source", "provides", "lr_scale"),
+    Family: ("name", "source", "provides", "lr_scale", "bfloat16"),
 }
 
 

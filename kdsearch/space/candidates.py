@@ -29,6 +29,7 @@ class Candidate:
     hash: str  # the spec's, without its seed
     family: Family
     strategy: Strategy
+    info: ModelInfo  # the student's
     params: int
     knobs: Mapping[str, Any]  # what was drawn, under full names; knobs with a single value are not among them
 
@@ -158,7 +159,7 @@ class Candidates:
             raise
         except Exception as problem:  # as above
             raise PluginError(f"strategy {strategy_name}: its fields cannot be drawn: {type(problem).__name__}: {problem}") from problem
-        lacking = sorted({str(need.signal) for need in strategy.student_needs()} - {str(signal) for signal in info.provides})
+        lacking = sorted({str(need.signal) for need in strategy.student_needs(teacher, info)} - {str(signal) for signal in info.provides})
         if lacking:
             return f"{strategy_name} needs {', '.join(lacking)}, which this {family_name} does not show"
         if not strategy_class.fits(teacher, info.provides):
@@ -168,7 +169,7 @@ class Candidates:
         address = spec.hash
         # the seed comes from what the student is, so the same student is the same training run in whichever order it was proposed
         seed = int(digest(str(self.config.seed), address)[:7], 16)
-        return Candidate(replace(spec, seed=seed), address, family, strategy, params, noted.values)
+        return Candidate(replace(spec, seed=seed), address, family, strategy, info, params, noted.values)
 
     def over(self, costs: Mapping[str, int]) -> str | None:
         """The first of the study's limits that these costs break, in words: `params 12,000,000 > 10,000,000`."""

@@ -121,7 +121,9 @@ def _why_not(
     if (family, strategy) in tried:
         found = tried[family, strategy]
         return "" if isinstance(found, Candidate) else found
-    needed = {need.signal for each in drawn if each.spec.strategy == strategy for need in each.strategy.student_needs()}
+    needed = {
+        need.signal for each in drawn if each.spec.strategy == strategy for need in each.strategy.student_needs(space.teacher, each.info)
+    }
     lacking = sorted(needed - space.families[family].provides)
     return f"{family} does not show {', '.join(lacking)}" if lacking else f"{strategy}.fits() says no to {family}"
 

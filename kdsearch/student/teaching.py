@@ -75,15 +75,16 @@ class Teaching:
     """What a strategy gets from the teacher. A frozen one's logits come from the cache in every case: of several teachers, the mean's.
 
     Args:
+        student: what the strategy is asked its needs for.
         unit: what logits are given in; a private copy learns in it.
 
     Attributes:
         tuned: the modules of the private copy that joint training trains; None for every other role.
     """
 
-    def __init__(self, strategy: Strategy, assets: Assets, device: torch.device, unit: Unit = OWN) -> None:
+    def __init__(self, strategy: Strategy, assets: Assets, student: ModelInfo, device: torch.device, unit: Unit = OWN) -> None:
         self._assets, self._device, self._unit = assets, device, unit
-        self._needs = strategy.teacher_needs()
+        self._needs = strategy.teacher_needs(assets.info, student)
         self._private: PrivateTeacher | None = None
         self._live: Encoder | None = None
         self._signals: Signals | None = None

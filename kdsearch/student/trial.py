@@ -156,8 +156,8 @@ class _Trial:
         self.unit = self._unit(fresh)
         labels, smoothing = self.unit.standard(assets.learnt.labels), self.recipe.label_smoothing
         self.rows = Rows(learnt, labels, pad=pad, device=device, label_smoothing=smoothing)
-        self.student_needs = self.strategy.student_needs()
-        self.teaching = Teaching(self.strategy, assets, device, self.unit)
+        self.student_needs = self.strategy.student_needs(assets.info, info)
+        self.teaching = Teaching(self.strategy, assets, info, device, self.unit)
         self.best: _Look | None = None
 
     def _unit(self, fresh: Mapping[nn.Linear, Mapping[str, Tensor]]) -> Unit:

@@ -140,7 +140,7 @@ def frozen_needs(candidates: Iterable[Candidate], teacher: ModelInfo) -> list[Ne
     asked: Counter[Need] = Counter()
     for candidate in candidates:
         if candidate.strategy.teacher is TeacherRole.FROZEN:
-            asked.update(candidate.strategy.teacher_needs())
+            asked.update(candidate.strategy.teacher_needs(teacher, candidate.info))
         elif candidate.strategy.teacher is TeacherRole.JOINT:
             asked[split_state(teacher.layers, candidate.strategy.teacher_tuning())] += 1
     return [need for need, _ in asked.most_common()]

@@ -122,7 +122,7 @@ class StrategyContract:
         if strategy.teacher is TeacherRole.ABSENT:
             return None
         with torch.set_grad_enabled(strategy.teacher is TeacherRole.JOINT):
-            shown = _show(pair.teacher, batch, strategy.teacher_needs())
+            shown = _show(pair.teacher, batch, strategy.teacher_needs(pair.teacher_info, pair.student_info))
             if not strategy.each_teacher:
                 return shown
             each = torch.stack([shown.logits, _show(pair.second, batch, (Need(Signal.LOGITS),)).logits])
@@ -140,7 +140,9 @@ class StrategyContract:
         batch = pair.batch() if batch is None else batch
         extra = self._extra(strategy, pair) if extra is None else extra
         teacher = self._teacher_outputs(strategy, pair, batch) if teacher is None else teacher
-        return strategy.loss(_show(pair.student, batch, strategy.student_needs()), teacher, batch, extra, progress)
+        return strategy.loss(
+            _show(pair.student, batch, strategy.student_needs(pair.teacher_info, pair.student_info)), teacher, batch, extra, progress
+        )
 
     def _loss(self, strategy: Strategy, pair: _Pair, **rest: Any) -> Tensor:
         return _total(self._terms(strategy, pair, **rest))
@@ -203,7 +205,10 @@ class StrategyContract:
         pair = _same_shape()
         for draw in self._proposals(pair):
             strategy, batch = draw.strategy, pair.batch()
-            student, teacher = _show(pair.student, batch, strategy.student_needs()), self._teacher_outputs(strategy, pair, batch)
+            student, teacher = (
+                _show(pair.student, batch, strategy.student_needs(pair.teacher_info, pair.student_info)),
+                self._teacher_outputs(strategy, pair, batch),
+            )
             tensors = {
                 **{f"the student's {name}": each for name, each in _tensors(student)},
                 **({f"the teacher's {name}": each for name, each in _tensors(teacher)} if teacher is not None else {}),
@@ -339,10 +344,13 @@ class StrategyContract:
             batch = pair.batch()
             for draw in self._proposals(pair):
                 strategy = draw.strategy
-                student, teacher = _show(pair.student, batch, strategy.student_needs()), self._teacher_outputs(strategy, pair, batch)
+                student, teacher = (
+                    _show(pair.student, batch, strategy.student_needs(pair.teacher_info, pair.student_info)),
+                    self._teacher_outputs(strategy, pair, batch),
+                )
                 for side, outputs, needs in (
-                    ("student", student, strategy.student_needs()),
-                    ("teacher", teacher, strategy.teacher_needs()),
+                    ("student", student, strategy.student_needs(pair.teacher_info, pair.student_info)),
+                    ("teacher", teacher, strategy.teacher_needs(pair.teacher_info, pair.student_info)),
                 ):
                     for need in needs if outputs is not None else ():
                         if need.layer is None or outputs is None:
