@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from kdsearch.registry.hookspecs import hookimpl
     from kdsearch.registry.registry import families, strategies
     from kdsearch.student.saved import Student, load_student
-    from kdsearch.study.search import Study, search
+    from kdsearch.study.search import search
+    from kdsearch.study.study import Study
     from kdsearch.teacher.encoder import Encoder
 
 _HOME = {
@@ -52,7 +53,7 @@ _HOME = {
     "strategies": "kdsearch.registry.registry",
     "Student": "kdsearch.student.saved",
     "load_student": "kdsearch.student.saved",
-    "Study": "kdsearch.study.search",
+    "Study": "kdsearch.study.study",
     "search": "kdsearch.study.search",
 }
 _MODULES = ("initialise", "losses", "modules", "testing")

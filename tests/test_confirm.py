@@ -31,6 +31,7 @@ from kdsearch.evaluation import evidence, metrics
 from kdsearch.io import files
 from kdsearch.io.files import read_log
 from kdsearch.results import front
+from kdsearch.results.folder import StudyFolder
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import State, StudyState, TrialRecord, replay
 from kdsearch.results.table import front_table
@@ -40,6 +41,7 @@ from kdsearch.student import trial
 from kdsearch.student.saved import load_student
 from kdsearch.student.trial import TrialResult
 from kdsearch.study import confirm, finalists, prepare
+from kdsearch.study.interrupts import interruptible
 
 
 def record(number: int, score: float, params: int, **spec: Any) -> TrialRecord:
@@ -240,7 +242,7 @@ def searched(world: Path) -> Path:
             np.save(folder / "predictions" / f"{number}.npy", result.logits)
             files.write_folder(folder / "students" / str(number), result.files)
             ledger.complete(number, attempt, result.scores, seconds=result.seconds, history=result.history, **sizes)
-    front.write(folder)
+    StudyFolder(folder).write_front()
     return folder
 
 
@@ -285,7 +287,7 @@ def test_a_confirmation_end_to_end(folder: Path, in_process: list[TrialSpec]) ->
         assert document[key] == before[key]
     assert [point | {"confirmed": None} for point in document["points"]] == before["points"]
     written = (folder / "front.json").read_bytes()
-    front.write(folder)
+    StudyFolder(folder).write_front()
     assert (folder / "front.json").read_bytes() == written
 
     # runs: seeds are fresh and the same for student and control; nothing was trained twice
@@ -440,9 +442,9 @@ def test_tables_show_test_control_and_the_recovered_gap(folder: Path, in_process
 def test_what_changed_since_the_search_is_refused_with_the_difference(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     for path, value, says in (
-        (("data", "fingerprint"), "other", "its data changed since it was searched"),
+        (("data", "fingerprint"), "other", "its data changed since it was begun"),
         (("data", "split"), "other", "its split changed"),
-        (("plugins", 0, "hash"), "other", "the plugin .* changed"),
+        (("plugins", 0, "hash"), "other", "its plugin .* changed"),
         (("teacher", "fingerprint"), "other", "its teacher changed"),
     ):
         changed = json.loads(json.dumps(manifest))
@@ -477,17 +479,16 @@ def test_the_simplest_guess_is_trainings_majority_or_mean() -> None:
 
 def test_a_signal_waits_while_ray_runs_and_a_second_one_does_not() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with confirm._interruptible() as signals:
-        with pytest.raises(Interrupted) as caught, signals.while_ray_runs():
+    with interruptible() as signals:
+        with signals.handing_to():
             os.kill(os.getpid(), signal.SIGINT)  # noted, not raised: inside Ray's calls it would become a SystemError
-        assert caught.value.exit_code == 130
-        with pytest.raises(Interrupted):
+        with pytest.raises(Interrupted) as caught:
             signals.check()
-        signals.deferred = True
-        with pytest.raises(Interrupted):
+        assert caught.value.exit_code == 130
+        with signals.handing_to(), pytest.raises(Interrupted):
             os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGINT) == before
-    with confirm._interruptible(), pytest.raises(Interrupted):
+    with interruptible(), pytest.raises(Interrupted):
         os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -264,7 +264,7 @@ def test_changed_data_is_refused_with_exit_3(tmp_path: Path) -> None:
     found = deploying.make(tmp_path)
     lines = (tmp_path / "validation.csv").read_text().splitlines()
     (tmp_path / "validation.csv").write_text("\n".join(lines[:-1]))
-    with pytest.raises(StateError, match="its data changed since the search"):
+    with pytest.raises(StateError, match="its data changed since it was begun"):
         pick(found, Rule(), Export(tmp_path / "out"), QUIET)
     assert not (tmp_path / "out").exists()
 

@@ -11,6 +11,7 @@ import pytest
 
 from kdsearch.errors import StateError
 from kdsearch.results import front
+from kdsearch.results.folder import StudyFolder
 from kdsearch.results.front import Point, dominates, hypervolume, pareto
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import replay
@@ -104,7 +105,7 @@ def test_hypervolume_equals_optunas() -> None:
 
 
 def test_front_json_has_the_plain_front_and_counts_every_trial_that_ended(tmp_path: Path) -> None:
-    content = front.write(study(tmp_path))
+    content = StudyFolder(study(tmp_path)).write_front()
     assert list(content) == ["study", "objectives", "teacher", "points", "hypervolume", "trials"]
     assert content["teacher"] == TEACHER
     assert content["trials"] == {"complete": 4, "stopped": 1, "failed": 1}
@@ -126,13 +127,13 @@ def test_front_json_has_the_plain_front_and_counts_every_trial_that_ended(tmp_pa
 
 
 def test_the_front_is_the_same_bytes_each_time_and_from_any_copy(tmp_path: Path) -> None:
-    front.write(study(tmp_path / "a"))
+    StudyFolder(study(tmp_path / "a")).write_front()
     first = (tmp_path / "a" / "front.json").read_bytes()
-    front.write(tmp_path / "a")
+    StudyFolder(tmp_path / "a").write_front()
     assert (tmp_path / "a" / "front.json").read_bytes() == first
     (tmp_path / "a" / "front.json").unlink()
     (tmp_path / "a").rename(tmp_path / "b")
-    front.write(tmp_path / "b")
+    StudyFolder(tmp_path / "b").write_front()
     assert (tmp_path / "b" / "front.json").read_bytes() == first
 
 
@@ -159,7 +160,7 @@ def test_a_score_that_is_no_number_never_enters(tmp_path: Path) -> None:
 
 
 def test_rows_are_ready_for_a_table(tmp_path: Path) -> None:
-    table = front.rows(front.read(study(tmp_path)))
+    table = front.rows(StudyFolder(study(tmp_path)).document())
     assert list(table[0]) == ["trial", "family", "strategy", "params", "bytes", "flops", "score", "retention", "ratio"]
     assert (table[0]["trial"], table[0]["score"], table[0]["ratio"]) == (1, 0.6, 100.0)
     assert table[0]["retention"] == pytest.approx(0.75)
@@ -174,13 +175,13 @@ def test_an_empty_study_has_an_empty_front() -> None:
 
 def test_a_folder_that_is_no_study_is_named(tmp_path: Path) -> None:
     with pytest.raises(StateError, match=r"not a study's folder: it has no manifest\.json"):
-        front.read(tmp_path)
+        StudyFolder(tmp_path).document()
     (study(tmp_path) / "manifest.json").write_text(json.dumps({"name": "toy"}))
     with pytest.raises(StateError, match="lacks 'objectives'"):
-        front.read(tmp_path)
+        StudyFolder(tmp_path).document()
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(StateError, match="not JSON"):
-        front.read(tmp_path)
+        StudyFolder(tmp_path).document()
 
 
 def test_reading_a_front_or_a_ledger_needs_neither_ray_nor_optuna() -> None:

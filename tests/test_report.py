@@ -20,7 +20,7 @@ from kdsearch.report import tables
 from kdsearch.report.facts import Facts
 from kdsearch.report.page import payload, size, write_page
 from kdsearch.report.write import write
-from kdsearch.results import front
+from kdsearch.results.folder import StudyFolder
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import replay
 
@@ -168,7 +168,7 @@ def test_text_that_comes_from_data_is_never_markup(tmp_path: Path, hostile: str)
     facts = reports.manifest(labels=(hostile, "other"))
     facts["plugins"][0]["origin"] = facts["teacher"]["source"] = facts["name"] = hostile
     reports.analysis(tmp_path, 0)
-    study = {**reports.STUDY, "name": hostile, "teacher": {"model": hostile, "preset": None}}
+    study = {**reports.STUDY, "teacher": {"model": hostile, "preset": None}}
     page = page_of(reports.keep(tmp_path, facts, study))
     assert "<img src=x" not in page
     assert "<b>&amp;" not in page
@@ -376,7 +376,7 @@ def test_the_readme_has_the_table_and_the_commands(tmp_path: Path) -> None:
     assert f"kdsearch pick {tmp_path} --min-retention 0.97 --onnx --int8" in readme
     assert f"kdsearch pick {tmp_path} --max-params 1M --onnx --int8" in readme
     assert f'kdsearch.load_student("{tmp_path}/students/3-confirmed")' in readme
-    assert len(front.read(tmp_path)["points"]) == 3
+    assert len(StudyFolder(tmp_path).document()["points"]) == 3
 
 
 def test_sizes_are_told_in_three_digits() -> None:

@@ -20,7 +20,7 @@ import worlds
 import kdsearch
 from kdsearch.errors import StateError
 from kdsearch.io.files import read_log
-from kdsearch.results import front
+from kdsearch.results.folder import StudyFolder
 from kdsearch.study.verify import verify
 
 
@@ -62,7 +62,7 @@ def sound(folder: Path, trials: int) -> None:
     assert set(ends.values()) == {1}
     document = json.loads((folder / "front.json").read_text())
     assert sum(document["trials"].values()) == trials
-    assert document == front.read(folder)
+    assert document == StudyFolder(folder).document()
     assert all(check.passed for check in verify(folder))
 
 

@@ -6,7 +6,6 @@ import csv
 import json
 import signal
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,29 +13,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from kdsearch.cli.options import Format, FormatOption, FrontFormat, Moved, Sets, StudyDir, StudyFile
 from kdsearch.errors import Interrupted, KdsearchError
 
 app = typer.Typer(help="Search for small students of a fine-tuned text classifier.", no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-class Format(StrEnum):
-    """How a table is printed."""
-
-    table = "table"
-    json = "json"
-
-
-class FrontFormat(StrEnum):
-    """How the front is printed."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-
-
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
-StudyFolder = Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="A study's folder, such as studies/quickstart.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.SUB=VALUE", help="Override a key of the study; may be repeated.")]
 Out = Annotated[Path, typer.Option("--out", help="The parent of the study's folder.")]
 
 
@@ -97,13 +79,14 @@ def _best(document: dict[str, Any]) -> str:
 
 @app.command()
 def front(
-    study_dir: StudyFolder,
+    study_dir: StudyDir,
     format: Annotated[FrontFormat, typer.Option("--format", help="table, json or csv.")] = FrontFormat.table,
 ) -> None:
     """The Pareto front, recomputed from the ledger."""
     from kdsearch.results import front as fronts
+    from kdsearch.results.folder import StudyFolder
 
-    document = fronts.read(study_dir)
+    document = StudyFolder(study_dir).document()
     if format is FrontFormat.json:
         print(json.dumps(document, indent=2, ensure_ascii=False))
         return
@@ -119,17 +102,14 @@ def front(
 
 
 @app.command()
-def verify(
-    study_dir: StudyFolder,
-    format: Annotated[Format, typer.Option("--format", help="table or json.")] = Format.table,
-) -> None:
+def verify(study_dir: StudyDir, sets: Moved = None, format: FormatOption = Format.table) -> None:
     """Check that the front equals its recomputation and that every student on it loads, has its size and gives its score again."""
     from dataclasses import asdict
 
     from kdsearch.study.verify import verify as checks
 
     console, found = Console(), []
-    for check in checks(study_dir):
+    for check in checks(study_dir, sets or ()):
         found.append(check)
         if format is Format.table:
             console.print(
@@ -139,6 +119,15 @@ def verify(
         print(json.dumps([asdict(check) for check in found], indent=2))
     if not all(check.passed for check in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def report(study_dir: StudyDir, sets: Moved = None) -> None:
+    """Write report.html, front.png and README.md into the study's folder, from its ledger."""
+    from kdsearch.report.write import write
+
+    for path in write(study_dir, sets or ()):
+        Console().print(f"written: {path}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -176,11 +165,9 @@ def _mount() -> None:
     from kdsearch.cli.confirm import confirm
     from kdsearch.cli.pick import pick
     from kdsearch.cli.plugins import app as plugin_commands
-    from kdsearch.cli.report import report
 
     app.command()(confirm)
     app.command()(pick)
-    app.command()(report)
     app.add_typer(plugin_commands, name="plugins", help="List, check and write plugins.")
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import enum
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,28 +10,26 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from kdsearch.cli.options import Format, FormatOption, Moved, StudyDir
+
 WIDTH = 150  # columns where there is no terminal that says: nothing wraps
 
 
-class Format(enum.StrEnum):
-    TABLE = "table"
-    JSON = "json"
-
-
 def confirm(
-    study_dir: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="A study's folder, such as studies/quickstart.")],
+    study_dir: StudyDir,
     seeds: Annotated[int | None, typer.Option(min=1, help="Fresh seeds for each finalist. Default: the study's confirm.seeds.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Finalists at most. Default: the study's confirm.top.")] = None,
     texts: Annotated[
         bool, typer.Option("--texts", help="Write the texts of the rows on which student and teacher disagree; opens the test rows again.")
     ] = False,
-    format: Annotated[Format, typer.Option("--format", help="table or json.")] = Format.TABLE,
+    sets: Moved = None,
+    format: FormatOption = Format.table,
 ) -> None:
     """Train the finalists again with fresh seeds, beside the same students without a teacher, and measure them on the sealed test rows."""
     from kdsearch.study.confirm import confirm as run
 
-    document = run(study_dir, seeds=seeds, top=top, texts=texts)
-    if format is Format.JSON:
+    document = run(study_dir, seeds=seeds, top=top, texts=texts, sets=sets or ())
+    if format is Format.json:
         typer.echo(json.dumps(summary(document), indent=2, ensure_ascii=False))
         return
     console = Console()

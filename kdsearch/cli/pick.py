@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import json
 from pathlib import Path
 from typing import Annotated
@@ -10,16 +9,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-
-class Format(enum.StrEnum):
-    """How the verdict is printed."""
-
-    table = "table"
-    json = "json"
+from kdsearch.cli.options import Format, FormatOption, Moved, StudyDir
 
 
 def pick(
-    study_dir: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="A study's folder, such as studies/quickstart.")],
+    study_dir: StudyDir,
     trial: Annotated[int | None, typer.Option(help="This trial, on the front or not.")] = None,
     max_params: Annotated[str | None, typer.Option(metavar="SIZE", help="The best with at most so many parameters: 2M, 500k.")] = None,
     max_bytes: Annotated[str | None, typer.Option(metavar="SIZE", help="The best with at most so large a model.safetensors: 4MB.")] = None,
@@ -37,7 +31,8 @@ def pick(
     max_drop: Annotated[float, typer.Option(help="Points of the study's metric that int8 may lose against fp32.")] = 1.0,
     push_to_hub: Annotated[str | None, typer.Option(metavar="REPO", help="Push the folder there when all checks pass; private.")] = None,
     public: Annotated[bool, typer.Option("--public", help="Push it as a public repository.")] = False,
-    format: Annotated[Format, typer.Option("--format", help="table or json.")] = Format.table,
+    sets: Moved = None,
+    format: FormatOption = Format.table,
 ) -> None:
     """Choose one student, export it, and prove the export. Without a rule: the best score on validation. Exit 1: nothing fits, or a FAIL."""
     from kdsearch.config.schema import parse_size
@@ -56,7 +51,7 @@ def pick(
     from kdsearch.deploy.show import tell_verdict
 
     console = Console(stderr=format is Format.json)
-    done = run(study_dir, rule, Export(out, onnx, int8, max_drop, push_to_hub, public), console)
+    done = run(study_dir, rule, Export(out, onnx, int8, max_drop, push_to_hub, public), console, sets or ())
     if format is Format.json:
         typer.echo(json.dumps({"folder": str(done.folder), **done.verdict}, indent=2, ensure_ascii=False))
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import json
 from pathlib import Path
 from typing import Annotated
@@ -12,29 +11,22 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from kdsearch.cli.options import Format, FormatOption
 from kdsearch.errors import VerdictNo
 
 app = typer.Typer(help="List, write and check strategies and families.", no_args_is_help=True)
 
 
-class Format(enum.StrEnum):
-    TABLE = "table"
-    JSON = "json"
-
-
-FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
-
-
 @app.command("list")
 def list_plugins(
-    output: FormatOption = Format.TABLE,
+    output: FormatOption = Format.table,
     plugin: Annotated[list[str] | None, typer.Option(help="A further plugin, as under plugins: of a study. May be repeated.")] = None,
 ) -> None:
     """Every plugin within reach: built in, installed, and those given with --plugin. None is imported."""
     from kdsearch.registry import registry
 
     found = registry.available(plugin or ())
-    if output is Format.JSON:
+    if output is Format.json:
         typer.echo(json.dumps([dataclasses.asdict(listing) for listing in found], indent=2))
         return
     _print("name", "kind", "from", rows=[(listing.name, listing.kind or "known once loaded", listing.origin) for listing in found])
@@ -53,7 +45,7 @@ def new(name: Annotated[str, typer.Argument(help="The name of the strategy: lett
 @app.command()
 def check(
     name_or_path: Annotated[str, typer.Argument(help="A plugin's name, or the path of its .py file.")],
-    output: FormatOption = Format.TABLE,
+    output: FormatOption = Format.table,
     equal_student: Annotated[
         str,
         typer.Option(help='What a student equal to the teacher gives: "zero", "zero loss", "zero gradient" or "exempt: REASON".'),
@@ -70,7 +62,7 @@ def check(
     torch.set_num_threads(1)  # the tiny models are slower on more
     checks = testing.run_contract(testing.contract_for(cls, equal_student))
     failed = [each for each in checks if each.outcome == "failed"]
-    if output is Format.JSON:
+    if output is Format.json:
         typer.echo(json.dumps({"name": cls.name, "checks": [dataclasses.asdict(each) for each in checks]}, indent=2))
     else:
         _print("check", "outcome", "reason", rows=[(each.name, each.outcome, each.reason) for each in checks])

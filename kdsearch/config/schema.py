@@ -7,9 +7,20 @@ import os
 import re
 from collections.abc import Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from kdsearch.errors import InputError
@@ -311,7 +322,7 @@ class CacheConfig(_Section):
 
 
 class StudyConfig(_Section):
-    """A study, complete: what the file leaves out has its default. Paths are absolute once it was loaded."""
+    """A study, complete: what the file leaves out has its default. Paths are absolute once it was loaded; `written` has them as they stood."""
 
     name: Annotated[str, AfterValidator(_name)]
     seed: Seed = 0
@@ -323,6 +334,22 @@ class StudyConfig(_Section):
     confirm: ConfirmConfig = ConfirmConfig()
     cache: CacheConfig = CacheConfig()
     plugins: Annotated[tuple[PathText, ...], Field(strict=False), AfterValidator(_unique)] = ()
+
+    _written: dict[tuple[str, ...], Any] = PrivateAttr(default_factory=dict)
+    _base: Path = PrivateAttr(default_factory=Path.cwd)
+
+    @property
+    def written(self) -> Mapping[tuple[str, ...], Any]:
+        """Key -> the paths of this study as they were written, those alone that loading made absolute."""
+        return self._written
+
+    @property
+    def base(self) -> Path:
+        """The folder in which its relative paths are looked up first."""
+        return self._base
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StudyConfig) and self.model_dump() == other.model_dump()
 
     @property
     def teachers(self) -> tuple[TeacherConfig, ...]:

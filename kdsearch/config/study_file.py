@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,24 +182,43 @@ def _folder_or_id(text: str, folder: Path) -> str:
 
 
 def _with_paths(config: StudyConfig, folder: Path) -> StudyConfig:
-    data = config.data
-    teachers = tuple(one.model_copy(update={"model": one.model and _folder_or_id(one.model, folder)}) for one in config.teachers)
-    files = data.files and data.files.model_copy(
-        update={role: path and _absolute(path, folder) for role, path in data.files.model_dump().items()}
+    """The study with absolute paths, knowing them as they were written."""
+    written: dict[tuple[str, ...], Any] = {}
+
+    def found(look: Callable[[str, Path], str], text: str | None, *key: str) -> str | None:
+        if text is None:
+            return None
+        path = look(text, folder)
+        if path != text:
+            written[key] = text
+        return path
+
+    data, several = config.data, len(config.teachers) > 1
+    teachers = tuple(
+        one.model_copy(update={"model": found(_folder_or_id, one.model, "teacher", *([str(place)] if several else []), "model")})
+        for place, one in enumerate(config.teachers)
     )
-    return config.model_copy(
+    roles = data.files.model_dump().items() if data.files else ()
+    packaged = data.unlabelled in PACKAGED
+    there = config.model_copy(
         update={
             "data": data.model_copy(
                 update={
-                    "files": files,
-                    "hub": data.hub and _folder_or_id(data.hub, folder),
-                    "unlabelled": data.unlabelled if data.unlabelled in (None, *PACKAGED) else _absolute(data.unlabelled, folder),
+                    "files": data.files
+                    and data.files.model_copy(update={role: found(_absolute, path, "data", "files", role) for role, path in roles}),
+                    "hub": found(_folder_or_id, data.hub, "data", "hub"),
+                    "unlabelled": data.unlabelled if packaged else found(_absolute, data.unlabelled, "data", "unlabelled"),
                 }
             ),
-            "teacher": teachers if len(teachers) > 1 else teachers[0],
-            "plugins": tuple(_absolute(entry, folder) if entry.endswith(".py") else entry for entry in config.plugins),
+            "teacher": teachers if several else teachers[0],
+            "plugins": tuple(
+                found(_absolute, entry, "plugins", str(place)) if entry.endswith(".py") else entry
+                for place, entry in enumerate(config.plugins)
+            ),
         }
     )
+    there._written, there._base = written, folder.absolute()
+    return there
 
 
 def _validated(
@@ -219,12 +238,13 @@ def _validated(
     return _with_paths(config, folder)
 
 
-def load(path: Path, sets: Sequence[str] = ()) -> StudyConfig:
+def load(path: Path, sets: Sequence[str] = (), beside: Path | None = None) -> StudyConfig:
     """Read a study file.
 
     Args:
-        path: the YAML file. Relative paths in it are looked up in its folder first, then in the working directory.
+        path: the YAML file.
         sets: changes as 'key.sub=value', the value read as YAML.
+        beside: where relative paths in it are looked up first, before the working directory; default the file's own folder.
 
     Raises:
         InputError: the file cannot be read or is not a study; all problems, at most ten lines.
@@ -247,7 +267,7 @@ def load(path: Path, sets: Sequence[str] = ()) -> StudyConfig:
         raise InputError(f"{path}, line 1: not a study: keys such as name, data and teacher are needed, this is {shown(document.value)}")
     values = copy.deepcopy(document.value)
     changed = _with_sets(values, sets)
-    return _validated(values, str(path), path.parent, document, changed)
+    return _validated(values, str(path), path.parent if beside is None else beside, document, changed)
 
 
 def from_mapping(mapping: Mapping[str, Any], where: str = "study") -> StudyConfig:
@@ -269,11 +289,28 @@ def _plain(value: Any) -> Any:
 
 
 def resolved(config: StudyConfig) -> dict[str, Any]:
-    """The study as plain JSON values, every default written out; `from_mapping` of it gives the same study."""
-    return config.model_dump(mode="json")
+    """The study as plain JSON values, every default written out and paths as they were written; `from_mapping` of it gives the same study."""
+    values = config.model_dump(mode="json")
+    for (*above, last), text in config.written.items():
+        level: Any = values
+        for part in above:
+            level = level[int(part) if isinstance(level, list) else part]
+        level[int(last) if isinstance(level, list) else last] = text
+    return values
 
 
 _FREE_ON_RESUME = ("search.trials", "search.minutes", "search.resources", "search.trial_timeout", "confirm")
+# where something lies: what is in it is compared instead, by its fingerprint
+_FILES = re.compile(r"data\.(files\.\w+|unlabelled)|plugins")
+_FOLDERS_OR_IDS = re.compile(r"data\.hub|teacher(\[\d+\])?\.model")
+
+
+def _by_content(key: str, *sides: Any) -> bool:
+    if None in sides:
+        return False
+    return bool(_FILES.fullmatch(key)) or (
+        bool(_FOLDERS_OR_IDS.fullmatch(key)) and any(str(side).startswith((".", "/", "~")) for side in sides)
+    )
 
 
 def _teachers(study: Mapping[str, Any]) -> list[Any]:
@@ -299,6 +336,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     lines = []
     for key in sorted(before.keys() | after.keys()):
         if any(key == free or key.startswith(f"{free}.") for free in _FREE_ON_RESUME):
+            continue
+        if _by_content(key, before.get(key), after.get(key)):
             continue
         if several and key.startswith("teacher[") and before.get(key) is after.get(key) is None:
             continue  # of a teacher that only one side has, what it leaves out tells nothing

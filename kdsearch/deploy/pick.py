@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 
 from kdsearch.config import study_file
@@ -24,14 +23,13 @@ from kdsearch.errors import EnvironmentProblem, InputError, KdsearchError, State
 from kdsearch.io import files as io
 from kdsearch.io.check import Check
 from kdsearch.io.progress import Progress, teacher_progress
-from kdsearch.results import front
+from kdsearch.registry import registry
 from kdsearch.results.choose import Choice, Rule, choose, retention
+from kdsearch.results.folder import StudyFolder
 from kdsearch.student.saved import WEIGHTS, Student, load_student
 from kdsearch.teacher import checkpoint, resolve
 from kdsearch.teacher.checkpoint import quiet
 from kdsearch.teacher.encoder import Encoder
-
-LATENCIES = "latency.json"  # in the study's folder: measured once a machine
 
 
 @dataclass(frozen=True)
@@ -73,30 +71,27 @@ class Deployed:
 class Source:
     """A finished study, opened for deploying."""
 
-    folder: Path
+    folder: StudyFolder
     document: dict[str, Any]  # front.json
-    study: dict[str, Any]  # study.yaml
     config: StudyConfig
     manifest: dict[str, Any]
 
     @classmethod
-    def open(cls, path: Path) -> Source:
+    def open(cls, path: Path, sets: Sequence[str] = ()) -> Source:
         """
+        Args:
+            sets: where the study's files are now, as 'data.files.train=PATH'.
+
         Raises:
             StateError: the folder is not a study's.
         """
-        document = front.read(path)
-        try:
-            study = yaml.safe_load((path / "study.yaml").read_text())
-        except FileNotFoundError:
-            raise StateError(f"{path}: not a study's folder: it has no study.yaml") from None
-        return cls(
-            path,
-            document,
-            study,
-            study_file.from_mapping(study, str(path / "study.yaml")),
-            json.loads((path / "manifest.json").read_text()),
-        )
+        folder = StudyFolder(path)
+        return cls(folder, folder.document(), folder.config(sets), folder.manifest())
+
+    @property
+    def study(self) -> dict[str, Any]:
+        """study.yaml."""
+        return study_file.resolved(self.config)
 
     def rows(self) -> Data:
         """The study's data as it was.
@@ -106,16 +101,20 @@ class Source:
             StateError: it is not what the study was searched on.
         """
         found = splits.load(self.config)
-        if found.split_fingerprint != self.manifest["data"]["split"]:
-            raise StateError(
-                f"{self.folder}: its data changed since the search: restore it, so that the student is checked on the rows it knows"
-            )
+        self.folder.refuse_changes(data=found)
         return found
+
+    def refuse_other_plugin(self, point: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            StateError: the family of this student is not the plugin that it was trained with.
+        """
+        self.folder.refuse_changes(plugins=registry.load([point["family"]], [], self.config.plugins).describe())
 
     def student_folder(self, point: Mapping[str, Any]) -> Path:
         """Where the student lies: of a confirmed point, the one trained again that confirming chose."""
         confirmed = point["confirmed"]
-        path = self.folder / (confirmed["student"] if confirmed else point["student"])
+        path = self.folder.path / (confirmed["student"] if confirmed else point["student"])
         if not path.is_dir():
             raise StateError(f"{path}: the student is gone: restore the folder from a copy")
         return path
@@ -126,7 +125,7 @@ class Source:
 
     def analysis(self, trial: int) -> dict[str, Any] | None:
         """What confirming found besides the mean, if it did."""
-        path = self.folder / "analysis" / f"{trial}.json"
+        path = self.folder.analysis_file(trial)
         found: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
         return found
 
@@ -139,7 +138,7 @@ def choice(source: Source, rule: Rule, progress: Progress) -> Choice:
         VerdictNo: nothing fits.
     """
     on_front = {point["trial"] for point in source.document["points"]}
-    aside = front.point_of(source.folder, rule.trial) if rule.trial is not None and rule.trial not in on_front else None
+    aside = source.folder.point(rule.trial) if rule.trial is not None and rule.trial not in on_front else None
     latencies = measured(source, progress) if rule.max_latency_ms is not None else None
     return choose(source.document, rule, latencies=latencies, aside=aside)
 
@@ -149,7 +148,7 @@ def measured(source: Source, progress: Progress) -> dict[int, float]:
     onnx_export.require_extra()
     from kdsearch.deploy.predict import Predictor
 
-    path, here = source.folder / LATENCIES, latency.machine()
+    path, here = source.folder.latency_file, latency.machine()
     key = {name: here[name] for name in ("cpu", "cores", "onnxruntime")}
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     kept: dict[str, Any] = known["students"] if known.get("machine") == key else {}
@@ -177,7 +176,7 @@ def measured(source: Source, progress: Progress) -> dict[int, float]:
     return {trial: kept[digest]["ms_p50"] for trial, digest in digests.items()}
 
 
-def pick(path: Path, rule: Rule, export: Export, console: Console) -> Deployed:
+def pick(path: Path, rule: Rule, export: Export, console: Console, sets: Sequence[str] = ()) -> Deployed:
     """Choose a student of a finished study and write it as a folder that serves, with its verdict.
 
     Raises:
@@ -192,7 +191,7 @@ def pick(path: Path, rule: Rule, export: Export, console: Console) -> Deployed:
         hub.refuse_offline(export.push_to)
     if export.out is not None:
         folder.refuse_foreign(export.out)
-    source = Source.open(path)
+    source = Source.open(path, sets)
     with teacher_progress(console) as progress:
         chosen = choice(source, rule, progress)
     target = export.out or Path("deployed") / f"{source.document['study']}-{chosen.point['trial']}"
@@ -209,6 +208,7 @@ def pick(path: Path, rule: Rule, export: Export, console: Console) -> Deployed:
 def _fill(work: Path, source: Source, chosen: Choice, export: Export, progress: Progress) -> dict[str, Any]:
     """Write the whole folder; returns its verdict."""
     rows, point = source.rows(), chosen.point
+    source.refuse_other_plugin(point)
     student = source.student(point)
     quality = source.document["objectives"][0]
     provenance = {"study": source.document["study"], "trial": point["trial"], "by": f"kdsearch {metadata.version('kdsearch')}"}
@@ -229,7 +229,7 @@ def _fill(work: Path, source: Source, chosen: Choice, export: Export, progress: 
     verdict = {
         "study": source.document["study"],
         "trial": point["trial"],
-        "student": str(source.student_folder(point).relative_to(source.folder)),
+        "student": str(source.student_folder(point).relative_to(source.folder.path)),
         "chosen": chosen.reason,
         "next_smaller": _neighbour(chosen.smaller, source.document),
         "next_larger": _neighbour(chosen.larger, source.document),

@@ -9,8 +9,6 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from kdsearch.hpo.early_stopping import Rungs
 from kdsearch.hpo.sampler import Sampler
 from kdsearch.io import files
 from kdsearch.results import front
+from kdsearch.results.folder import StudyFolder
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import State
 from kdsearch.student.trial import TrialResult
@@ -55,7 +54,7 @@ class StudyRun:
     def __init__(
         self,
         config: StudyConfig,
-        folder: Path,
+        folder: StudyFolder,
         manifest: Mapping[str, Any],
         ledger: Ledger,
         sampler: Sampler,
@@ -88,6 +87,10 @@ class StudyRun:
     def over(self) -> bool:
         """Whether running trials shall be ended now."""
         return self.interrupted is not None or self.problem is not None or self.out_of_time()
+
+    def interrupt(self, signum: int) -> None:
+        """End soon: a signal came."""
+        self.interrupted = signum
 
     def next_trial(self, key: str) -> dict[str, Any] | None:
         """The next trial as a Tune configuration; None when there is none now.
@@ -170,9 +173,8 @@ class StudyRun:
             return
         assert outcome.logits is not None
         assert score is not None
-        predictions = files.ensure_folder(self.folder / "predictions")
-        files.replace_file(predictions / f"{live.trial}.npy", _npy(outcome.logits))
-        files.write_folder(self.folder / "students" / str(live.trial), outcome.files)
+        files.write_array(self.folder.predictions_file(live.trial), outcome.logits)
+        files.write_folder(self.folder.student_folder(live.trial), outcome.files)
         facts = {key: value for key, value in outcome.record().items() if key not in ("scores", "params", "seconds")}
         self.ledger.complete(live.trial, live.attempt, outcome.scores, trial.params, trial.bytes, trial.flops, outcome.seconds, **facts)
         self.sampler.tell_complete(live.proposal, score, float(getattr(trial, self.cost)))
@@ -214,10 +216,10 @@ class StudyRun:
 
     def export(self) -> None:
         """study.db, for optuna-dashboard; nothing reads it back."""
-        optuna_db.export(self.ledger.state, self.sampler.space, self.folder / "study.db")
+        optuna_db.export(self.ledger.state, self.sampler.space, self.folder.optuna_file)
 
     def write_front(self) -> None:
-        files.replace_json(self.folder / "front.json", front.document(self.ledger.state, self.manifest))
+        files.replace_json(self.folder.front_file, front.document(self.ledger.state, self.manifest))
 
     def tick(self) -> None:
         """Now and then, whether anything happened or not."""
@@ -228,10 +230,3 @@ class StudyRun:
                 self.export()
             except EnvironmentProblem as problem:
                 self.problem = problem
-
-
-def _npy(array: np.ndarray) -> bytes:
-    """As np.save writes it."""
-    stream = BytesIO()
-    np.save(stream, array, allow_pickle=False)
-    return stream.getvalue()

@@ -11,8 +11,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
 
 from kdsearch.errors import EnvironmentProblem, StateError
 
@@ -95,6 +98,14 @@ def replace_file(path: Path, data: bytes | str) -> None:
                 os.unlink(name)
             raise
         _sync_folder(path.parent)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Replace path, in a folder that is made where it lacks, by the array as np.save writes it."""
+    stream = BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    ensure_folder(path.parent)
+    replace_file(path, stream.getvalue())
 
 
 def replace_json(path: Path, value: Any) -> None:

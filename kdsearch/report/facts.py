@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from kdsearch.config import study_file
 from kdsearch.errors import StateError
 from kdsearch.io import files
 from kdsearch.results import front
+from kdsearch.results.folder import StudyFolder
 from kdsearch.results.record import State, StudyState, TrialRecord
 from kdsearch.student.saved import WEIGHTS
 
@@ -86,21 +86,19 @@ class Facts:
         return self.command("pick", "--trial", trial, "--onnx", "--int8")
 
     @classmethod
-    def read(cls, folder: Path) -> Facts:
+    def read(cls, folder: Path, sets: Sequence[str] = ()) -> Facts:
         """
         Raises:
             StateError: the folder is not a study's, or its files are not as a run leaves them.
         """
-        state, manifest = front.load(folder)
+        study = StudyFolder(folder)
+        state, manifest = study.state(), study.manifest()
         document = front.document(state, manifest)
-        path = folder / "study.yaml"
-        if not path.is_file():
-            raise StateError(f"{folder}: not a study's folder: it has no study.yaml")
         missing = [key for key in ("data", "versions", "plugins", "seed", "cache") if key not in manifest]
         if missing:
-            raise StateError(f"{folder / 'manifest.json'}: lacks {', '.join(missing)}: restore the file from a copy")
-        study = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return cls(folder, state, manifest, document, study, _analyses(folder, document), _latencies(folder, document))
+            raise StateError(f"{study.manifest_file}: lacks {', '.join(missing)}: restore the file from a copy")
+        config = study_file.resolved(study.config(sets))
+        return cls(folder, state, manifest, document, config, _analyses(study, document), _latencies(study, document))
 
 
 def _confirmed(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -108,19 +106,19 @@ def _confirmed(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [point for point in (*document["points"], *others) if point["confirmed"]]
 
 
-def _analyses(folder: Path, document: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
-    paths = {point["trial"]: folder / "analysis" / f"{point['trial']}.json" for point in _confirmed(document)}
+def _analyses(folder: StudyFolder, document: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
+    paths = {point["trial"]: folder.analysis_file(point["trial"]) for point in _confirmed(document)}
     return {trial: json.loads(path.read_text(encoding="utf-8")) for trial, path in paths.items() if path.is_file()}
 
 
-def _latencies(folder: Path, document: Mapping[str, Any]) -> dict[int, float]:
-    path = folder / "latency.json"
+def _latencies(folder: StudyFolder, document: Mapping[str, Any]) -> dict[int, float]:
+    path = folder.latency_file
     if not path.is_file():
         return {}
     known = json.loads(path.read_text(encoding="utf-8"))["students"]
     found = {}
     for point in document["points"]:
-        weights = folder / (point["confirmed"] or point)["student"] / WEIGHTS
+        weights = folder.path / (point["confirmed"] or point)["student"] / WEIGHTS
         measured = known.get(files.file_digest(weights)) if weights.is_file() else None
         if measured is not None:
             found[point["trial"]] = float(measured["ms_p50"])

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 from kdsearch.errors import EnvironmentProblem
-from kdsearch.io import files as io
+from kdsearch.io import files
 from kdsearch.report.facts import Facts
 
 PAGE, PICTURE, README = "report.html", "front.png", "README.md"
 _EXTRA = ("jinja2", "matplotlib")
 
 
-def write(folder: Path) -> list[Path]:
+def write(folder: Path, sets: Sequence[str] = ()) -> list[Path]:
     """Write report.html, front.png and README.md, each replaced at once.
 
     Returns:
@@ -28,12 +29,12 @@ def write(folder: Path) -> list[Path]:
         raise EnvironmentProblem(f"a report needs {', '.join(missing)}, not installed here: pip install 'kdsearch[report]'")
     from kdsearch.report import page, picture, readme
 
-    facts = Facts.read(folder)
-    files: dict[str, bytes | str] = {
+    facts = Facts.read(folder, sets)
+    pages: dict[str, bytes | str] = {
         PAGE: page.write_page(facts),
         PICTURE: picture.front_png(facts),
         README: readme.write_readme(facts),
     }
-    for name, content in files.items():
-        io.replace_file(folder / name, content)
-    return [folder / name for name in files]
+    for name, content in pages.items():
+        files.replace_file(folder / name, content)
+    return [folder / name for name in pages]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch.errors import InputError, StateError
-from kdsearch.io.files import read_log, replace_json
-from kdsearch.results.record import State, StudyState, TrialRecord, replay
+from kdsearch.errors import StateError
+from kdsearch.results.record import State, StudyState, TrialRecord
 
 # The hypervolume's box. x: 0 at 3,162 parameters, 1 at a hundred million. y: 0 without an error, 1 where a balanced coin stands.
 _X_ORIGIN, _X_SPAN = 3.5, 4.5
@@ -95,8 +93,8 @@ def members(state: StudyState, objectives: Sequence[str]) -> list[TrialRecord]:
     return [state.trials[point.trial] for point in front]
 
 
-def _point(state: StudyState, trial: TrialRecord) -> dict[str, Any]:
-    """A complete trial as a point of front.json."""
+def point_of(state: StudyState, trial: TrialRecord) -> dict[str, Any]:
+    """A complete trial as a point of front.json, on the front or not."""
     confirmed = state.confirmed.get(trial.number)
     return {
         "trial": trial.number,
@@ -126,7 +124,7 @@ def _confirmation(state: StudyState, front: Sequence[TrialRecord]) -> dict[str, 
         "rows": last["rows"],
         "majority": last["majority"],
         "share_asked": last["share_asked"],
-        "others": [_point(state, trial) for trial in others],
+        "others": [point_of(state, trial) for trial in others],
     }
 
 
@@ -156,7 +154,7 @@ def document(state: StudyState, manifest: Mapping[str, Any]) -> dict[str, Any]:
     except KeyError as lacking:
         raise StateError(f"manifest.json of {Path(state.where).parent}: lacks {lacking}: restore the file from a copy") from lacking
     front = members(state, objectives)
-    points = [_point(state, trial) for trial in front]
+    points = [point_of(state, trial) for trial in front]
     return {
         "study": name,
         "objectives": objectives,
@@ -167,43 +165,6 @@ def document(state: StudyState, manifest: Mapping[str, Any]) -> dict[str, Any]:
         "trials": state.counts(),
         **({"confirmation": _confirmation(state, front)} if state.confirmations else {}),
     }
-
-
-def read(folder: Path) -> dict[str, Any]:
-    """A study's front, recomputed from its ledger and manifest; nothing is written.
-
-    Raises:
-        StateError: no study is there, or its files are not as a run leaves them.
-    """
-    return document(*load(folder))
-
-
-def load(folder: Path) -> tuple[StudyState, dict[str, Any]]:
-    """What `document` is made from: the state that a study's ledger tells, and its manifest.
-
-    Raises:
-        StateError: as `read`.
-    """
-    manifest, ledger = folder / "manifest.json", folder / "ledger.jsonl"
-    for path in (manifest, ledger):
-        if not path.is_file():
-            raise StateError(f"{folder}: not a study's folder: it has no {path.name}")
-    try:
-        facts = json.loads(manifest.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise StateError(f"{manifest}: not JSON: the file was changed by hand; restore it from a copy") from problem
-    return replay(read_log(ledger), str(ledger)), facts
-
-
-def write(folder: Path) -> dict[str, Any]:
-    """Recompute front.json and replace it at once.
-
-    Returns:
-        its content.
-    """
-    content = read(folder)
-    replace_json(folder / "front.json", content)
-    return content
 
 
 def rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -222,23 +183,3 @@ def rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
         retention = score / best if best is not None and best > 0 else None
         table.append({**row, "score": score, "retention": retention, "ratio": teacher["params"] / point["params"]})
     return table
-
-
-def point_of(folder: Path, trial: int) -> dict[str, Any]:
-    """A trial as a point, whether or not it is on the front.
-
-    Raises:
-        InputError: that trial left no student.
-        StateError: as `read`.
-    """
-    state, manifest = load(folder)
-    on_front = {point["trial"]: point for point in document(state, manifest)["points"]}
-    if trial in on_front:
-        found: dict[str, Any] = on_front[trial]
-        return found
-    known = state.trials.get(trial)
-    if known is None or known.state is not State.COMPLETE:
-        numbers = ", ".join(str(number) for number in on_front)
-        why = "there is none" if known is None else f"it is {known.state.value}"
-        raise InputError(f"{folder}: trial {trial} left no student ({why}); on the front are {numbers}")
-    return _point(state, known)

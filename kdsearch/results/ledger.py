@@ -12,9 +12,8 @@ from typing import Any, Self
 import numpy as np
 
 from kdsearch.io.files import AppendLog, canonical, ensure_folder, read_log
+from kdsearch.results.folder import StudyFolder
 from kdsearch.results.record import VERSION, State, StudyState, replay
-
-NAME = "ledger.jsonl"
 
 
 def _plain(value: Any) -> Any:
@@ -47,7 +46,7 @@ class Ledger:
     """
 
     def __init__(self, folder: Path) -> None:
-        path = ensure_folder(folder) / NAME
+        path = StudyFolder(ensure_folder(folder)).ledger_file
         # replayed before it is opened: opening for writing cuts off a torn line, and a newer version's file is not ours to touch
         self.state: StudyState = replay(read_log(path), str(path))
         self._log = AppendLog(path)

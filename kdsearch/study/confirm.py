@@ -10,37 +10,32 @@ import contextlib
 import json
 import os
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from io import BytesIO
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
-import yaml
 from rich.console import Console
 
 from kdsearch.api import Need, Signal
-from kdsearch.config import study_file
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits
 from kdsearch.data.splits import Table
-from kdsearch.errors import Interrupted, StateError, VerdictNo
+from kdsearch.errors import VerdictNo
 from kdsearch.evaluation import analysis, evidence, metrics, statistics
 from kdsearch.evaluation.evidence import Seeds
 from kdsearch.hpo.ray_tasks import train_all
-from kdsearch.io import files as io
+from kdsearch.io import files
 from kdsearch.io.progress import teacher_progress
-from kdsearch.results import front
+from kdsearch.results.folder import StudyFolder
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import StudyState, TrialRecord
 from kdsearch.student.saved import RECORD, load_student
 from kdsearch.student.trial import TrialResult
 from kdsearch.study import finalists, prepare
 from kdsearch.study.finalists import Role, Run
+from kdsearch.study.interrupts import Interrupts, interruptible
 from kdsearch.study.prepare import Known, Prepared
 
 ROLES: tuple[Role, ...] = ("student", "control")  # a run that is both is known as a student's
@@ -49,7 +44,13 @@ Plan = Mapping[int, Mapping[Role, Sequence[Run]]]
 
 
 def confirm(
-    folder: str | Path, *, seeds: int | None = None, top: int | None = None, texts: bool = False, console: Console | None = None
+    folder: str | Path,
+    *,
+    seeds: int | None = None,
+    top: int | None = None,
+    texts: bool = False,
+    sets: Sequence[str] = (),
+    console: Console | None = None,
 ) -> dict[str, Any]:
     """Confirm a study's finalists; done already, nothing is trained and the test rows stay closed.
 
@@ -58,6 +59,7 @@ def confirm(
         seeds: fresh ones for each finalist; default the study's `confirm.seeds`.
         top: finalists at most; default the study's `confirm.top`.
         texts: write the texts of the rows on which student and teacher disagree into analysis/; this opens the test rows again.
+        sets: where the study's files are now, as 'data.files.train=PATH'.
         console: for progress.
 
     Returns:
@@ -69,22 +71,15 @@ def confirm(
         InputError, EnvironmentProblem: see the message.
         Interrupted: a signal ended it; the same call goes on.
     """
-    place, shown = Path(folder), console or Console(stderr=True)
-    front.read(place)
-    study = _study(place)
-    with _interruptible() as signals, io.owned(place), Ledger(place) as ledger:
+    place, shown = StudyFolder(Path(folder)), console or Console(stderr=True)
+    place.document()
+    study = place.config(sets)
+    with interruptible() as signals, files.owned(place.path), Ledger(place.path) as ledger:
         known = prepare.inspect(_with_control(study))
-        _refuse_changes(place, known)
+        place.refuse_changes(data=known.data, plugins=known.plugins.describe())
         confirmation = _Confirmation(place, study, known, ledger, shown, signals)
         confirmation.run(seeds or study.confirm.seeds, top or study.confirm.top, texts)
-        return front.write(place)
-
-
-def _study(folder: Path) -> StudyConfig:
-    path = folder / "study.yaml"
-    if not path.is_file():
-        raise StateError(f"{folder}: not a study's folder: it has no study.yaml")
-    return study_file.from_mapping(yaml.safe_load(path.read_text()), str(path))
+        return place.write_front()
 
 
 def _with_control(study: StudyConfig) -> StudyConfig:
@@ -94,75 +89,12 @@ def _with_control(study: StudyConfig) -> StudyConfig:
     return study.model_copy(update={"space": study.space.model_copy(update={"strategies": (*strategies, finalists.CONTROL)})})
 
 
-def _refuse_changes(folder: Path, known: Known, made: Mapping[str, Any] | None = None) -> None:
-    """A study is confirmed on what it was searched on. made: the manifest of what was prepared now."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    now = {(each["name"], each["kind"]): each["hash"] for each in known.plugins.describe()}
-    changed = [each["name"] for each in manifest["plugins"] if now.get((each["name"], each["kind"])) != each["hash"]]
-    pairs = [
-        ("data", manifest["data"]["fingerprint"], known.data.fingerprint),
-        ("split", manifest["data"]["split"], known.data.split_fingerprint),
-    ]
-    if made is not None:
-        pairs.append(("teacher", manifest["teacher"]["fingerprint"], made["teacher"]["fingerprint"]))
-    for what, before, after in pairs:
-        if before != after:
-            raise StateError(f"{folder}: its {what} changed since it was searched ({before} -> {after}): restore it, then confirm")
-    if changed:
-        raise StateError(f"{folder}: the plugin {changed[0]} changed since it was searched: restore it, then confirm")
-
-
-class _Signals:
-    """Ctrl-C and SIGTERM end the block with Interrupted: at once, or while Ray runs when `check` is called, since Ray makes a SystemError of
-    whatever is raised inside its calls. A second signal does not wait."""
-
-    def __init__(self) -> None:
-        self.signum: int | None = None
-        self.deferred = False
-
-    def __call__(self, signum: int, frame: FrameType | None) -> None:
-        if self.deferred and self.signum is None:
-            self.signum = signum
-            return
-        raise Interrupted(signum)
-
-    def install(self) -> None:
-        """Again after Ray has started, which installs a handler of its own that exits at once."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self)
-            signal.signal(signal.SIGTERM, self)
-
-    def check(self) -> None:
-        if self.signum is not None:
-            raise Interrupted(self.signum)
-
-    @contextlib.contextmanager
-    def while_ray_runs(self) -> Iterator[None]:
-        self.deferred = True
-        try:
-            yield
-        finally:
-            self.deferred = False
-        self.check()
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[_Signals]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signals = _Signals()
-    signals.install()
-    try:
-        yield signals
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 class _Confirmation:
     """One call of `confirm`, in an open ledger."""
 
-    def __init__(self, folder: Path, study: StudyConfig, known: Known, ledger: Ledger, console: Console, signals: _Signals) -> None:
+    def __init__(
+        self, folder: StudyFolder, study: StudyConfig, known: Known, ledger: Ledger, console: Console, signals: Interrupts
+    ) -> None:
         self.folder, self.study, self.known, self.ledger, self.console = folder, study, known, ledger, console
         self.signals = signals
         self.quality, self.cost = study.search.objectives
@@ -175,7 +107,7 @@ class _Confirmation:
         chosen = self._finalists(top)
         with teacher_progress(self.console) as progress:
             prepared = prepare.prepare(self.known, progress)
-        _refuse_changes(self.folder, self.known, prepared.manifest)
+        self.folder.refuse_changes(teacher=prepared.manifest["teacher"]["fingerprint"])
         assets = prepared.assets
         rows = (assets.labelled, assets.unlabelled, assets.augmented)
         plan = finalists.plan(chosen, finalists.fresh_seeds(self.study.seed, seeds), rows)
@@ -188,9 +120,9 @@ class _Confirmation:
         self._train([run for run in self._complete(runs) if self._lacks_student(run, plan)], prepared, chosen)
         if not any(self._complete(roles["student"]) for roles in plan.values()):
             first = next(self.state.runs[run.key] for run in runs)
-            raise VerdictNo(f"{self.folder}: every run of every finalist failed; the first reason: {first['message']}")
+            raise VerdictNo(f"{self.folder.path}: every run of every finalist failed; the first reason: {first['message']}")
         self._measure(plan, runs, prepared, texts)
-        shutil.rmtree(self.folder / "confirmation", ignore_errors=True)
+        shutil.rmtree(self.folder.confirmation, ignore_errors=True)
 
     def _tell(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
@@ -199,12 +131,12 @@ class _Confirmation:
         logits = {}
         rows = self.known.data.validation.labels
         for number in self.state.trials:
-            path = self.folder / "predictions" / f"{number}.npy"
+            path = self.folder.predictions_file(number)
             if path.is_file():
                 logits[number] = np.load(path, allow_pickle=False)
         found = finalists.choose(self.state, (self.quality, self.cost), self.study.task, logits, rows, top)
         if not found:
-            raise VerdictNo(f"{self.folder}: no trial is complete: there is nothing to confirm")
+            raise VerdictNo(f"{self.folder.path}: no trial is complete: there is nothing to confirm")
         return found
 
     def _name(self, run: Run) -> str:
@@ -213,10 +145,10 @@ class _Confirmation:
         return str(recorded["name"]) if recorded else run.name
 
     def _student_folder(self, run: Run) -> Path:
-        return self.folder / "confirmation" / self._name(run)
+        return self.folder.confirmation / self._name(run)
 
     def _predictions(self, run: Run, role: str) -> Path:
-        return self.folder / "predictions" / f"{self._name(run)}.{role}.npy"
+        return self.folder.predictions_file(f"{self._name(run)}.{role}")
 
     def _complete(self, runs: Sequence[Run]) -> list[Run]:
         return [run for run in runs if self.state.runs.get(run.key, {}).get("status") == "complete"]
@@ -226,7 +158,7 @@ class _Confirmation:
         return complete[evidence.median_of([self.state.runs[run.key]["scores"][self.quality] for run in complete])]
 
     def _deployed_seed(self, trial: int) -> int | None:
-        path = self.folder / "students" / f"{trial}-confirmed" / RECORD
+        path = self.folder.confirmed_folder(trial) / RECORD
         return int(json.loads(path.read_text())["confirmed"]["seed"]) if path.is_file() else None
 
     def _lacks_student(self, run: Run, plan: Plan) -> bool:
@@ -268,9 +200,10 @@ class _Confirmation:
             attached=self.signals.install,
             check=self.signals.check,
         )
-        with self.signals.while_ray_runs(), contextlib.closing(trained):
+        with self.signals.handing_to(), contextlib.closing(trained):
             for count, (place, result) in enumerate(trained, start=1):
                 self._keep(todo[place], result, f"[{count}/{len(todo)}]")
+        self.signals.check()
 
     def _keep(self, run: Run, result: TrialResult, count: str) -> None:
         what = f"{count} trial {run.trial} {run.role}, seed {run.spec.seed}"
@@ -280,9 +213,8 @@ class _Confirmation:
         facts: dict[str, Any] = {"seconds": result.seconds}
         if result.status == "complete":
             assert result.logits is not None
-            io.ensure_folder(self.folder / "predictions")
-            io.replace_file(self._predictions(run, "validation"), _npy(result.logits))
-            io.write_folder(self._student_folder(run), result.files)
+            files.write_array(self._predictions(run, "validation"), result.logits)
+            files.write_folder(self._student_folder(run), result.files)
             facts = result.record()
             self._tell(f"{what}: {self.quality} {result.scores[self.quality]:.4f} on validation, {result.seconds['total']:.0f} s")
         else:
@@ -312,7 +244,7 @@ class _Confirmation:
         path = self._predictions(run, "test")
         if not path.is_file():
             student = load_student(self._student_folder(run), self.study.plugins)
-            io.replace_file(path, _npy(student.logits(table.texts, table.pairs)))
+            files.write_array(path, student.logits(table.texts, table.pairs))
         found: np.ndarray = np.load(path, allow_pickle=False)
         return found
 
@@ -377,13 +309,13 @@ class _Confirmation:
 
     def _deploy(self, block: Mapping[str, Any], run: Run) -> None:
         """students/<trial>-confirmed: the median run's folder, its test figures added to its record."""
-        target = self.folder / str(block["student"])
+        target = self.folder.path / str(block["student"])
         source = self._student_folder(run)
-        files = {path.name: path.read_bytes() for path in (source if source.is_dir() else target).iterdir()}
-        record = json.loads(files[RECORD])
+        content = {path.name: path.read_bytes() for path in (source if source.is_dir() else target).iterdir()}
+        record = json.loads(content[RECORD])
         record["confirmed"] = {"trial": block["trial"], **block["deployed"]}
-        files[RECORD] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
-        io.write_folder(target, files)
+        content[RECORD] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+        files.write_folder(target, content)
 
     def _analyse(self, trial: int, run: Run, table: Table, taught: np.ndarray, prepared: Prepared, texts: bool) -> None:
         rows = self.known.data
@@ -397,8 +329,9 @@ class _Confirmation:
         )
         recorded = self.state.runs[run.key]
         moved = {**analysis.moved(recorded.get("history", ())), "teacher_drift": recorded.get("teacher_drift")}
-        folder = io.ensure_folder(self.folder / "analysis")
-        io.replace_json(folder / f"{trial}.json", {"trial": trial, "on": "test", "seed": run.spec.seed, **found, "training": moved})
+        path = self.folder.analysis_file(trial)
+        files.ensure_folder(path.parent)
+        files.replace_json(path, {"trial": trial, "on": "test", "seed": run.spec.seed, **found, "training": moved})
 
 
 def _simplest(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -409,10 +342,3 @@ def _simplest(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     else:
         found[:, np.bincount(labels[labels >= 0], minlength=shape[1]).argmax()] = 1.0
     return found
-
-
-def _npy(array: np.ndarray) -> bytes:
-    """As np.save writes it."""
-    stream = BytesIO()
-    np.save(stream, array, allow_pickle=False)
-    return stream.getvalue()

@@ -1,19 +1,13 @@
-"""A study: its folder, and the search that fills it."""
+"""The search of a study, from its file to a folder with a front."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 
 from kdsearch.config import study_file
@@ -27,70 +21,14 @@ from kdsearch.hpo.sampler import Sampler
 from kdsearch.hpo.study_run import StudyRun
 from kdsearch.io import files
 from kdsearch.io.progress import teacher_progress
-from kdsearch.results import front
-from kdsearch.results.choose import Rule
+from kdsearch.results.folder import StudyFolder
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import State
-from kdsearch.student.saved import Student, load_student
 from kdsearch.student.trial import RUNGS
 from kdsearch.study import prepare
+from kdsearch.study.interrupts import Interrupts, interruptible
 from kdsearch.study.prepare import Known, Prepared
-
-
-@dataclass(frozen=True)
-class Study:
-    """A study's folder."""
-
-    folder: Path
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """front.json, recomputed from the ledger."""
-        return front.read(self.folder)
-
-    def front(self) -> list[dict[str, Any]]:
-        """The points of the front, smallest first, as in front.json."""
-        points: list[dict[str, Any]] = self.document["points"]
-        return points
-
-    def student(self, trial: int) -> Student:
-        """A trained student by its trial's number.
-
-        Raises:
-            InputError: that trial left no student.
-        """
-        path = self.folder / "students" / str(trial)
-        if not path.is_dir():
-            raise InputError(f"{self.folder}: trial {trial} left no student: `kdsearch front {self.folder}` lists those on the front")
-        return load_student(path, self.config().get("plugins", ()))
-
-    def config(self) -> dict[str, Any]:
-        """study.yaml, the resolved study."""
-        loaded: dict[str, Any] = yaml.safe_load((self.folder / "study.yaml").read_text())
-        return loaded
-
-    def pick(
-        self,
-        *,
-        trial: int | None = None,
-        max_params: int | None = None,
-        max_bytes: int | None = None,
-        max_latency_ms: float | None = None,
-        min_retention: float | None = None,
-        knee: bool = False,
-    ) -> Student:
-        """One student of the front, by the rule of `kdsearch pick`: at most one of these, see choosing.Rule; without any, the best score.
-
-        Raises:
-            InputError: more than one rule, or a trial that left no student.
-            VerdictNo: nothing fits.
-            EnvironmentProblem: a rule on latency needs the extra kdsearch[deploy].
-        """
-        from kdsearch.deploy.pick import Source, choice
-
-        rule = Rule(trial, max_params, max_bytes, max_latency_ms, min_retention, knee)
-        source = Source.open(self.folder)
-        return source.student(choice(source, rule, lambda *_: None).point)
+from kdsearch.study.study import Study
 
 
 def search(
@@ -119,27 +57,29 @@ def search(
     """
     wanted = as_config(study, sets, keys)
     shown = console or Console(stderr=True)
-    folder = files.ensure_folder(Path(out)) / wanted.name
-    if fresh and folder.exists():
-        raise StateError(f"{folder}: exists already, and --fresh asks for a new study: choose another name or --out")
-    _refuse_other_study(folder, wanted)
+    place = files.ensure_folder(Path(out)) / wanted.name
+    if fresh and place.exists():
+        raise StateError(f"{place}: exists already, and --fresh asks for a new study: choose another name or --out")
+    folder = StudyFolder(place)
+    if folder.study_file.exists():  # what resume does not allow is refused before anything is computed
+        folder.refuse_other_study(wanted)
     with contextlib.ExitStack() as held:
-        stop = held.enter_context(_signals())
-        if folder.exists():
-            held.enter_context(files.owned(folder))
+        stop = held.enter_context(interruptible())
+        if place.exists():
+            held.enter_context(files.owned(place))
         known = prepare.inspect(wanted)
         for note in known.exploration.notes:
             shown.print(f"note: {note}", highlight=False, soft_wrap=True)
         with teacher_progress(shown) as progress:
             prepared = prepare.prepare(known, progress)
-        if not folder.exists():  # only now: a study whose teacher was refused leaves no folder behind
-            files.ensure_folder(folder)
-            held.enter_context(files.owned(folder))
+        if not place.exists():  # only now: a study whose teacher was refused leaves no folder behind
+            files.ensure_folder(place)
+            held.enter_context(files.owned(place))
         manifest = _keep(folder, wanted, prepared)
         _tell_teacher(shown, prepared)
-        ledger = held.enter_context(Ledger(folder))
+        ledger = held.enter_context(Ledger(place))
         run = _search(known, prepared, manifest, ledger, folder, address, shown, stop)
-    return _outcome(run, folder, shown)
+    return _outcome(run, place, shown)
 
 
 def as_config(study: str | Path | StudyConfig | None, sets: Sequence[str], keys: Mapping[str, Any]) -> StudyConfig:
@@ -153,46 +93,16 @@ def as_config(study: str | Path | StudyConfig | None, sets: Sequence[str], keys:
     return study_file.load(Path(study), sets)
 
 
-def _refuse_other_study(folder: Path, wanted: StudyConfig) -> None:
-    """What resume does not allow is refused before anything is computed."""
-    kept = folder / "study.yaml"
-    if not kept.exists():
-        return
-    # Read as a study is read: keys that came later then have the defaults that it was made with.
-    before = study_file.resolved(study_file.from_mapping(yaml.safe_load(kept.read_text()), str(kept)))
-    changed = study_file.differences(before, study_file.resolved(wanted))
-    if changed:
-        listed = "\n".join(changed[:7])
-        raise StateError(
-            f"{folder}: made from another study, and these keys may not change on resume:\n{listed}\nChoose another name or --out."
-        )
-
-
-def _keep(folder: Path, wanted: StudyConfig, prepared: Prepared) -> dict[str, Any]:
-    """Write what the study was made from; on resume, refuse when data, teacher or plugins are others."""
-    path = folder / "manifest.json"
+def _keep(folder: StudyFolder, wanted: StudyConfig, prepared: Prepared) -> dict[str, Any]:
+    """Write what the study is made from; on resume, refuse when data, teacher or plugins are others."""
     manifest = prepared.manifest
-    if path.exists():
-        before = json.loads(path.read_text())
-        for what, one, other in (
-            ("data", before["data"]["fingerprint"], manifest["data"]["fingerprint"]),
-            ("split", before["data"]["split"], manifest["data"]["split"]),
-            ("teacher", before["teacher"]["fingerprint"], manifest["teacher"]["fingerprint"]),
-            ("plugins", [_identity(p) for p in before["plugins"]], [_identity(p) for p in manifest["plugins"]]),
-        ):
-            if one != other:
-                raise StateError(
-                    f"{folder}: its {what} changed since it was begun ({one} -> {other}): restore it, or choose another name or --out"
-                )
-        manifest = before
-    else:
-        files.replace_json(path, manifest)
-    files.replace_file(folder / "study.yaml", yaml.safe_dump(study_file.resolved(wanted), sort_keys=False, allow_unicode=True))
+    if folder.manifest_file.exists():
+        folder.refuse_changes(data=prepared.known.data, teacher=manifest["teacher"]["fingerprint"], plugins=manifest["plugins"])
+        manifest = folder.manifest()
+    manifest["origin"] = folder.origin(wanted)
+    files.replace_json(folder.manifest_file, manifest)
+    folder.write_study(wanted)
     return manifest
-
-
-def _identity(plugin: Mapping[str, Any]) -> tuple[Any, ...]:
-    return plugin["name"], plugin["kind"], plugin["hash"]
 
 
 def _tell_teacher(console: Console, prepared: Prepared) -> None:
@@ -219,48 +129,15 @@ def _tell_teacher(console: Console, prepared: Prepared) -> None:
         console.print(f"note: {line}", highlight=False, soft_wrap=True)
 
 
-class _Stop:
-    """Whether a signal came, and whom to tell."""
-
-    def __init__(self) -> None:
-        self.signum: int | None = None
-        self.run: StudyRun | None = None
-
-    def __call__(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum is not None or self.run is None:
-            raise Interrupted(signum)
-        self.signum = signum
-        self.run.interrupted = signum
-
-    def install(self) -> None:
-        """Again after Ray has started, which installs a handler of its own that exits at once."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self)
-            signal.signal(signal.SIGTERM, self)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[_Stop]:
-    stop = _Stop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    stop.install()
-    try:
-        yield stop
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 def _search(
     known: Known,
     prepared: Prepared,
     manifest: Mapping[str, Any],
     ledger: Ledger,
-    folder: Path,
+    folder: StudyFolder,
     address: str | None,
     console: Console,
-    stop: _Stop,
+    stop: Interrupts,
 ) -> StudyRun:
     study = known.config
     quality = study.search.objectives[0]
@@ -290,10 +167,10 @@ def _search(
             places=lambda: ray_session.places(resources.cpu, resources.gpu),
             changed=view.changed,
         )
-        view.study = stop.run = run
+        view.study = run
         try:
             if run.started < study.search.trials or ledger.state.having(State.RETURNED):
-                with ray_session.session(address, prepared.object_bytes):
+                with stop.handing_to(run.interrupt), ray_session.session(address, prepared.object_bytes):
                     from kdsearch.hpo import ray_tune  # imports Ray, which must find the session's settings
 
                     if run.places() < 1:
@@ -309,7 +186,6 @@ def _search(
                         attached=stop.install,
                     )
         finally:
-            stop.run = None
             run.settle()
     return run
 

@@ -3,53 +3,54 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from kdsearch.config import schema, study_file
+from kdsearch.config import schema
 from kdsearch.data import splits
 from kdsearch.errors import KdsearchError
 from kdsearch.evaluation import metrics
 from kdsearch.io.check import Check
-from kdsearch.results import front
+from kdsearch.registry import registry
+from kdsearch.results.folder import StudyFolder
 from kdsearch.student.saved import WEIGHTS, load_student
 
 TOLERANCE = 1e-3  # of a logit, or of the spread of a regression's labels: another batch size or number of threads adds up in another order
 
 
-def verify(folder: Path) -> Iterator[Check]:
+def verify(path: Path, sets: Sequence[str] = ()) -> Iterator[Check]:
     """Yield each check as it is done.
 
+    Args:
+        path: the study's folder.
+        sets: where its files are now, as 'data.files.train=PATH'.
+
     Raises:
-        StateError: the folder is not a study's.
+        StateError: the folder is not a study's, or its data or plugins have changed.
         InputError: its data cannot be read any more.
     """
-    document = front.read(folder)
-    written = folder / "front.json"
-    same = written.is_file() and json.loads(written.read_text()) == document
+    folder = StudyFolder(path)
+    document = folder.document()
+    same = folder.front_file.is_file() and json.loads(folder.front_file.read_text()) == document
     yield Check(
         "front.json", same, "equals the recomputation from the ledger" if same else "differs from the recomputation from the ledger"
     )
     points = document["points"]
     if not points:
         return
-    study = study_file.from_mapping(_study(folder), str(folder / "study.yaml"))
-    rows = splits.load(study).validation
+    study = folder.config(sets)
+    rows = splits.load(study)
+    families = sorted({point["family"] for point in points})
+    folder.refuse_changes(data=rows, plugins=registry.load(families, [], study.plugins).describe())
     for point in points:
-        yield _student(folder, point, rows, study)
+        yield _student(folder, point, rows.validation, study)
 
 
-def _study(folder: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((folder / "study.yaml").read_text())
-    return loaded
-
-
-def _student(folder: Path, point: dict[str, Any], rows: splits.Table, study: schema.StudyConfig) -> Check:
-    what, path = f"student {point['trial']}", folder / point["student"]
+def _student(folder: StudyFolder, point: dict[str, Any], rows: splits.Table, study: schema.StudyConfig) -> Check:
+    what, path = f"student {point['trial']}", folder.path / point["student"]
     try:
         student = load_student(path, study.plugins)
     except KdsearchError as problem:
@@ -60,7 +61,7 @@ def _student(folder: Path, point: dict[str, Any], rows: splits.Table, study: sch
     logits = student.logits(rows.texts, rows.pairs)
     assert rows.labels is not None
     scores = metrics.scores(study.task, logits, rows.labels)
-    kept = np.load(folder / "predictions" / f"{point['trial']}.npy", allow_pickle=False)
+    kept = np.load(folder.predictions_file(point["trial"]), allow_pickle=False)
     furthest = float(np.abs(logits - kept).max()) if kept.shape == logits.shape else float("inf")
     quality = study.search.objectives[0]
     again, recorded = scores[quality], point["validation"][quality]

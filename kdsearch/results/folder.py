@@ -1,0 +1,208 @@
+"""A study's folder: every file of it named once, read in one place, and compared with what is there now in one place."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from kdsearch.config import study_file
+from kdsearch.config.schema import StudyConfig
+from kdsearch.errors import InputError, StateError
+from kdsearch.io import files
+from kdsearch.results import front
+from kdsearch.results.record import State, StudyState, replay
+
+if TYPE_CHECKING:
+    from kdsearch.data.splits import Data
+    from kdsearch.student.saved import Student
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """studies/<name>. Its files can be moved or sent: none of them holds a path that the study file did not hold.
+
+    Raises (every method that reads):
+        StateError: no study is there, or its files are not as a run leaves them.
+    """
+
+    path: Path
+
+    @property
+    def study_file(self) -> Path:
+        """The resolved study, paths as they were written."""
+        return self.path / "study.yaml"
+
+    @property
+    def manifest_file(self) -> Path:
+        """Versions, seeds, plugins, fingerprints."""
+        return self.path / "manifest.json"
+
+    @property
+    def ledger_file(self) -> Path:
+        """The truth: an event a line."""
+        return self.path / "ledger.jsonl"
+
+    @property
+    def front_file(self) -> Path:
+        return self.path / "front.json"
+
+    @property
+    def optuna_file(self) -> Path:
+        """An export, never read back."""
+        return self.path / "study.db"
+
+    @property
+    def latency_file(self) -> Path:
+        """What `pick` has measured, of one machine."""
+        return self.path / "latency.json"
+
+    @property
+    def confirmation(self) -> Path:
+        """Students of a confirmation under way."""
+        return self.path / "confirmation"
+
+    def student_folder(self, trial: int) -> Path:
+        return self.path / "students" / str(trial)
+
+    def confirmed_folder(self, trial: int) -> Path:
+        """The median run of a confirmed trial."""
+        return self.path / "students" / f"{trial}-confirmed"
+
+    def predictions_file(self, name: int | str) -> Path:
+        """Logits (N, C): of a trial on validation; of a run of a confirmation, '<run>.validation' or '<run>.test'."""
+        return self.path / "predictions" / f"{name}.npy"
+
+    def analysis_file(self, trial: int) -> Path:
+        """What confirming found of a trial besides its score."""
+        return self.path / "analysis" / f"{trial}.json"
+
+    def manifest(self) -> dict[str, Any]:
+        self._require(self.manifest_file)
+        try:
+            found: dict[str, Any] = json.loads(self.manifest_file.read_text(encoding="utf-8"))
+        except ValueError as problem:
+            raise StateError(f"{self.manifest_file}: not JSON: the file was changed by hand; restore it from a copy") from problem
+        return found
+
+    def state(self) -> StudyState:
+        """What the ledger tells."""
+        self._require(self.ledger_file)
+        return replay(files.read_log(self.ledger_file), str(self.ledger_file))
+
+    def document(self) -> dict[str, Any]:
+        """front.json, recomputed from the ledger and the manifest; nothing is written."""
+        manifest = self.manifest()
+        return front.document(self.state(), manifest)
+
+    def write_front(self) -> dict[str, Any]:
+        """Recompute front.json and replace it at once; returns its content."""
+        content = self.document()
+        files.replace_json(self.front_file, content)
+        return content
+
+    def point(self, trial: int) -> dict[str, Any]:
+        """A trial as a point of front.json, whether or not it is on the front.
+
+        Raises:
+            InputError: that trial left no student.
+        """
+        document, state = self.document(), self.state()
+        known = state.trials.get(trial)
+        if known is None or known.state is not State.COMPLETE:
+            numbers = ", ".join(str(point["trial"]) for point in document["points"])
+            why = "there is none" if known is None else f"it is {known.state.value}"
+            raise InputError(f"{self.path}: trial {trial} left no student ({why}); on the front are {numbers}")
+        return front.point_of(state, known)
+
+    def student(self, trial: int, sets: Sequence[str] = ()) -> Student:
+        """A trained student by its trial's number.
+
+        Raises:
+            InputError: that trial left no student.
+        """
+        from kdsearch.student.saved import load_student
+
+        path = self.student_folder(trial)
+        if not path.is_dir():
+            raise InputError(f"{self.path}: trial {trial} left no student: `kdsearch front {self.path}` lists those on the front")
+        return load_student(path, self.config(sets).plugins)
+
+    def config(self, sets: Sequence[str] = ()) -> StudyConfig:
+        """The study that this folder was made from.
+
+        Relative paths in it start where the study file stood, as seen from this folder, else at the working directory.
+
+        Args:
+            sets: where its files are now, as 'data.files.train=PATH', and what resume allows to differ.
+
+        Raises:
+            StateError: sets change what may not change.
+        """
+        self._require(self.study_file)
+        origin = self.manifest().get("origin", ".") if self.manifest_file.is_file() else "."
+        made = study_file.load(self.study_file, beside=self.path / origin)
+        if not sets:
+            return made
+        wanted = study_file.load(self.study_file, sets, beside=self.path / origin)
+        self.refuse_other_study(wanted, made)
+        return wanted
+
+    def refuse_other_study(self, wanted: StudyConfig, made: StudyConfig | None = None) -> None:
+        """
+        Raises:
+            StateError: a key differs that may not. Where its files lie may; what is in them is for `refuse_changes` to judge.
+        """
+        changed = study_file.differences(study_file.resolved(made or self.config()), study_file.resolved(wanted))
+        if changed:
+            listed = "\n".join(changed[:7])
+            raise StateError(
+                f"{self.path}: made from another study, and these keys may not change on resume:\n{listed}\nChoose another name or --out."
+            )
+
+    def refuse_changes(
+        self, *, data: Data | None = None, teacher: str | None = None, plugins: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
+        """Whether what is there now is what the study was begun with, by content.
+
+        Args:
+            data: the rows as they are read now; teacher: its fingerprint; plugins: descriptions of some or all of the study's.
+
+        Raises:
+            StateError: something is another; names it.
+        """
+        made = self.manifest()
+        pairs: list[tuple[str, Any, Any]] = []
+        if data is not None:
+            pairs += [
+                ("data", made["data"]["fingerprint"], data.fingerprint),
+                ("split", made["data"]["split"], data.split_fingerprint),
+            ]
+        if teacher is not None:
+            pairs.append(("teacher", made["teacher"]["fingerprint"], teacher))
+        known = {(each["name"], each["kind"]): each["hash"] for each in made["plugins"]}
+        for each in plugins or ():
+            before = known.get((each["name"], each["kind"]))
+            if before is not None:
+                pairs.append((f"plugin {each['name']}", before, each["hash"]))
+        for what, before, now in pairs:
+            if before != now:
+                raise StateError(
+                    f"{self.path}: its {what} changed since it was begun ({before} -> {now}): restore it, or choose another name or --out"
+                )
+
+    def write_study(self, config: StudyConfig) -> None:
+        files.replace_file(self.study_file, yaml.safe_dump(study_file.resolved(config), sort_keys=False, allow_unicode=True))
+
+    def origin(self, config: StudyConfig) -> str:
+        """Where relative paths of the study start, as seen from this folder."""
+        return os.path.relpath(config.base, self.path)
+
+    def _require(self, path: Path) -> None:
+        if not path.is_file():
+            raise StateError(f"{self.path}: not a study's folder: it has no {path.name}")
