@@ -161,7 +161,10 @@ def test_unknown_keys_of_data_and_teacher_are_refused_too(tmp_path: Path) -> Non
         ("search: {minutes: .nan}", "search.minutes: nan is not a finite number"),
         ("search: {sampler: best}", "search.sampler: 'best' is not one of 'auto', 'tpe', 'nsga2' or 'random'"),
         ("search: {limits: 3}", "search.limits: 3 is not a group of keys"),
-        ("search: {resources: {gpu: 1.5}}", "search.resources.gpu: 1.5 is neither a share of one GPU nor a whole number of them"),
+        (
+            "search: {resources: {gpu: 1.5}}",
+            "search.resources.gpu: 1.5 is more than a trial uses: it trains on one GPU, so write 1, or a fraction such as 0.25",
+        ),
         ("space: {families: []}", "space.families: empty: it needs at least one entry"),
         ("space: {strategies: hard}", "space.strategies: 'hard' is not a list"),
         ("space: {strategies: [hard, hard]}", "space.strategies: 'hard' stands there twice"),

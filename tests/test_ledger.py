@@ -11,8 +11,9 @@ import pytest
 
 from kdsearch.errors import StateError
 from kdsearch.io.files import canonical, read_log
-from kdsearch.results.ledger import Ledger, state
+from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import State, replay
+from kdsearch.results.record import replay as state
 
 STUDY = {"event": "study", "version": 1}
 
@@ -66,13 +67,6 @@ def test_a_returned_trial_does_not_count_and_starts_afresh_under_its_number() ->
     told = state([*records, started(attempt=2), rung(attempt=2, share=0.5), complete(attempt=2)])
     assert (told.trials[0].attempts, [each.share for each in told.trials[0].rungs]) == (2, [0.5])
     assert told.next_number == 1
-
-
-def test_words_of_a_lost_attempt_are_told_apart() -> None:
-    told = state([STUDY, started(), returned(), started(attempt=2)])
-    assert told.is_live(0, 2)
-    assert not told.is_live(0, 1)
-    assert not told.is_live(7, 1)
 
 
 @pytest.mark.parametrize(

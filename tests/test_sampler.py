@@ -576,6 +576,18 @@ def test_exploration_tells_what_the_limits_cost() -> None:
         explore(study(families=["block"], limits={"bytes": 200}), PLUGINS, TEACHER, price=price)
 
 
+def test_batch_size_warmup_and_clip_are_drawn_where_a_study_names_them_and_nowhere_else() -> None:
+    asked = Candidates(study({"batch_size": {"min": 8, "max": 16}, "warmup": 0.2, "clip": {"choices": [0.5, 2]}}), PLUGINS, TEACHER)
+    drawn = [each for seed in range(40) if isinstance(each := asked.draw(RandomDraw(np.random.default_rng(seed))), Candidate)]
+    sizes, warmups, clips = ({each.spec.training[name] for each in drawn} for name in ("batch_size", "warmup", "clip"))
+    assert all(isinstance(size, int) and 8 <= size <= 16 for size in sizes)
+    assert len(sizes) > 3
+    assert (warmups, clips) == ({0.2}, {0.5, 2.0})
+    plain = Candidates(study({}), PLUGINS, TEACHER).draw(RandomDraw(np.random.default_rng(0)))
+    assert isinstance(plain, Candidate)
+    assert not {"batch_size", "warmup", "clip"} & plain.spec.training.keys()
+
+
 def test_exploration_refuses_a_knob_that_nothing_asks_for() -> None:
     with pytest.raises(InputError, match=r"space.knobs.block.layer: no knob of that name in this study. Did you mean 'block.layers'\?"):
         explore(study({"block.layer": 2}), PLUGINS, TEACHER)

@@ -16,7 +16,7 @@ import worlds
 from safetensors.torch import load as load_tensors
 
 from kdsearch.api import Need, Signal
-from kdsearch.hpo import ray_tasks
+from kdsearch.hpo import ray_worker
 from kdsearch.registry import registry
 from kdsearch.space.spec import TrialSpec
 from kdsearch.student import trial
@@ -365,7 +365,7 @@ def test_a_trial_that_asked_for_no_gpu_trains_on_cpus_whatever_its_worker_sees(
     gpu: float, device: torch.device | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[Any] = []
-    monkeypatch.setattr(ray_tasks.trial, "run", lambda *_, **options: given.append(options["device"]))
+    monkeypatch.setattr(ray_worker.trial, "run", lambda *_, **options: given.append(options["device"]))
     spec = TrialSpec("mlp", {}, "hard", {}, {}, 1.0, 0)
-    ray_tasks._train(json.dumps(spec.to_json()), None, 60.0, torch.get_num_threads(), gpu)  # type: ignore[arg-type]  # nothing reads the assets
+    ray_worker.train(json.dumps(spec.to_json()), None, 60.0, torch.get_num_threads(), gpu)  # type: ignore[arg-type]  # nothing reads the assets
     assert given == [device]

@@ -294,9 +294,9 @@ class Resources(_Section):
     gpu: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
-    def _whole_or_part(self) -> Self:
-        if self.gpu > 1 and not self.gpu.is_integer():
-            raise _problem(f"{self.gpu!r} is neither a share of one GPU nor a whole number of them", "gpu")
+    def _at_most_one(self) -> Self:
+        if self.gpu > 1:
+            raise _problem(f"{self.gpu:g} is more than a trial uses: it trains on one GPU, so write 1, or a fraction such as 0.25", "gpu")
         return self
 
 

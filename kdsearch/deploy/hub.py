@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants
 
 from kdsearch.errors import EnvironmentProblem, InputError
+from kdsearch.io.text import first_line
 
 
 def refuse_offline(repo: str) -> None:
@@ -33,8 +34,7 @@ def push(folder: Path, repo: str, *, private: bool) -> str:
         address = api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(repo_id=address.repo_id, folder_path=folder, commit_message="Exported by kdsearch")
     except Exception as problem:  # whichever HTTP library this huggingface_hub uses has errors of its own
-        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
         raise EnvironmentProblem(
-            f"--push-to-hub {repo}: the Hub did not take it ({reason[:200]}); the folder {folder} is complete"
+            f"--push-to-hub {repo}: the Hub did not take it ({first_line(problem)}); the folder {folder} is complete"
         ) from problem
     return str(address)

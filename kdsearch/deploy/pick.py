@@ -23,6 +23,7 @@ from kdsearch.errors import EnvironmentProblem, InputError, KdsearchError, State
 from kdsearch.io import files as io
 from kdsearch.io.check import Check
 from kdsearch.io.progress import Progress, teacher_progress
+from kdsearch.io.text import first_line
 from kdsearch.registry import registry
 from kdsearch.results.choose import Choice, Rule, choose, retention
 from kdsearch.results.folder import StudyFolder
@@ -273,7 +274,11 @@ def _graphs(work: Path, reference: checks.Reference, export: Export, progress: P
     except KdsearchError:
         raise
     except Exception as problem:  # the exporter and the family's own code may raise anything
-        return [Check("exports to ONNX", False, f"{reference.student.record['family']['name']}: {_first_line(problem)}")]
+        return [
+            Check(
+                "exports to ONNX", False, f"{reference.student.record['family']['name']}: {type(problem).__name__}: {first_line(problem)}"
+            )
+        ]
     progress("exporting to ONNX", 1, 1)
     from kdsearch.deploy.predict import Predictor
 
@@ -334,8 +339,3 @@ def _sizes(work: Path, teacher_bytes: int) -> dict[str, dict[str, float]]:
         name: {"bytes": size, "with_tokenizer": size + tokenizer, "smaller": float(f"{teacher_bytes / size:.4g}")}
         for name, size in sizes.items()
     }
-
-
-def _first_line(problem: BaseException) -> str:
-    lines = str(problem).strip().splitlines() or [""]
-    return f"{type(problem).__name__}: {lines[0][:300]}"

@@ -18,6 +18,7 @@ from importlib import metadata
 from typing import Any
 
 from kdsearch.errors import EnvironmentProblem
+from kdsearch.io.text import first_line
 
 _CHECKED = ("kdsearch", "torch", "transformers")
 _NODE_CHECK_SECONDS = 60
@@ -102,7 +103,7 @@ def session(address: str | None, object_bytes: int) -> Iterator[None]:
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RaySystemError) as problem:
             place = f"--address {address}" if address else "Ray on this machine"
             raise EnvironmentProblem(
-                f"{place}: cannot be reached or started ({str(problem).splitlines()[0][:200]}): "
+                f"{place}: cannot be reached or started ({first_line(problem)}): "
                 f"check that a head runs there with Ray {ray.__version__} on Python {platform.python_version()}"
             ) from problem
         finally:
@@ -120,7 +121,6 @@ class NodeFacts:
     """What a node has, or why it cannot work."""
 
     host: str
-    python: str
     versions: dict[str, str]  # package -> version; missing ones are not there
 
 
@@ -130,7 +130,7 @@ def facts() -> NodeFacts:
     for package in _CHECKED:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-    return NodeFacts(socket.gethostname(), ".".join(map(str, sys.version_info[:2])), versions)
+    return NodeFacts(socket.gethostname(), versions)
 
 
 def check_nodes() -> list[NodeFacts]:

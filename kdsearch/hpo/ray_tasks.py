@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import faulthandler
 import json
-import sys
-import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-import torch
-
 from kdsearch.errors import EnvironmentProblem, InputError
-from kdsearch.hpo import ray_session
+from kdsearch.hpo import ray_session, ray_worker
 from kdsearch.space.spec import TrialSpec
-from kdsearch.student import trial
 from kdsearch.student.assets import Assets
 from kdsearch.student.trial import TrialResult
 
-GRACE = 30.0  # seconds after its timeout that a trial may take to notice; then its process ends itself
 RETRIES = 1  # of a trial whose process dies without a word
-
-
-def _train(spec: str, assets: Assets, timeout: float, threads: int, gpu: float) -> TrialResult:
-    """What a worker runs."""
-    torch.set_num_threads(threads)
-    # Ends the process even where Python itself hangs.
-    faulthandler.dump_traceback_later(timeout + GRACE, exit=True, file=sys.__stderr__ or sys.stderr)
-    try:
-        device = None if gpu else torch.device("cpu")  # even where a worker sees a GPU: Ray counts those who asked alone
-        return trial.run(TrialSpec.from_json(json.loads(spec)), assets, deadline=time.monotonic() + timeout, device=device)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 def train_all(
@@ -65,7 +46,7 @@ def train_all(
         if ray_session.places(cpu, gpu) < 1:
             raise InputError(f"search.resources: this machine has no {cpu} CPUs and {gpu:g} GPUs for a trial: ask for less")
         held = ray.put(assets)
-        task = ray.remote(_train).options(num_cpus=cpu, num_gpus=gpu, max_retries=RETRIES)
+        task = ray.remote(ray_worker.train).options(num_cpus=cpu, num_gpus=gpu, max_retries=RETRIES)
         waiting: dict[Any, int] = {
             task.remote(json.dumps(spec.to_json()), held, timeout, cpu, gpu): place for place, spec in enumerate(specs)
         }

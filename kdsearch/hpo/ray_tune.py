@@ -5,30 +5,23 @@ Tune pickles some of these for snapshots that we never read; what they hand over
 
 from __future__ import annotations
 
-import faulthandler
-import json
 import os
 import pickle
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
 import ray
-import torch
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from kdsearch.hpo import ray_worker
 from kdsearch.hpo.ray_session import on_this_node
 from kdsearch.hpo.ray_sink import Sink
 from kdsearch.hpo.study_run import StudyRun
-from kdsearch.space.spec import TrialSpec
-from kdsearch.student import trial
 from kdsearch.student.assets import Assets
-
-GRACE = 30.0  # seconds after its timeout that a trial may take to notice; then its process ends itself
+from kdsearch.student.trial import Report, TrialResult
 
 _running: dict[str, StudyRun] = {}
 
@@ -104,23 +97,14 @@ class _Tick(_Here, tune.Callback):  # type: ignore[misc]
 
 def _train(config: dict[str, Any], *, assets: Assets, sink: Any, quality: str, timeout: float, threads: int, gpu: float) -> None:
     """What a worker runs. A STOP ends it inside `tune.report`, with SystemExit, which must pass."""
-    torch.set_num_threads(threads)
-    key = (config["trial"], config["attempt"])
-    # Ends the process even where Python itself hangs; the driver then sees how long the trial had run.
-    faulthandler.dump_traceback_later(timeout + GRACE, exit=True, file=sys.__stderr__ or sys.stderr)
-    try:
 
-        def report(rung: trial.Report) -> None:
-            tune.report({"share": rung.share, "score": rung.scores[quality], "trial_seconds": rung.seconds})
+    def report(rung: Report) -> None:
+        tune.report({"share": rung.share, "score": rung.scores[quality], "trial_seconds": rung.seconds})
 
-        spec = TrialSpec.from_json(json.loads(config["spec"]))
-        device = None if gpu else torch.device("cpu")  # even where a worker sees a GPU: Ray counts those who asked alone
-        result = trial.run(spec, assets, report, deadline=time.monotonic() + timeout, device=device)
-        # Before the final report: a trial that is stopped there would end without having handed over its student.
-        ray.get(sink.put.remote(key, pickle.dumps(result)))
-        tune.report({"share": 1.0, "trial_seconds": result.seconds["total"]})
-    finally:
-        faulthandler.cancel_dump_traceback_later()
+    result = ray_worker.train(config["spec"], assets, timeout, threads, gpu, report)
+    # Before the final report: a trial that is stopped there would end without having handed over its student.
+    ray.get(sink.put.remote((config["trial"], config["attempt"]), pickle.dumps(result)))
+    tune.report({"share": 1.0, "trial_seconds": result.seconds["total"]})
 
 
 def drive(study: StudyRun, assets: Assets, *, cpu: int, gpu: float, timeout: float, attached: Callable[[], None]) -> None:
@@ -132,7 +116,7 @@ def drive(study: StudyRun, assets: Assets, *, cpu: int, gpu: float, timeout: flo
     _running[key] = study
     sink = Sink.options(scheduling_strategy=on_this_node()).remote()  # type: ignore[attr-defined]
 
-    def fetch(at: tuple[int, int]) -> trial.TrialResult | None:
+    def fetch(at: tuple[int, int]) -> TrialResult | None:
         held = ray.get(sink.take.remote(at))
         return None if held is None else pickle.loads(held)
 

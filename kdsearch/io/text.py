@@ -21,3 +21,9 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def first_line(problem: BaseException | str, most: int = 200) -> str:
+    """Of a message that may run over many lines; a problem without a message has its class's name."""
+    lines = str(problem).strip().splitlines()
+    return (lines[0] if lines else type(problem).__name__ if isinstance(problem, BaseException) else "")[:most]

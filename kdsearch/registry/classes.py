@@ -17,6 +17,7 @@ from pydantic_core import PydanticSerializationError
 
 from kdsearch.api import Family, Signal, Strategy, TeacherRole
 from kdsearch.errors import PluginError, did_you_mean
+from kdsearch.io.text import first_line
 
 Plugin = type[Strategy | Family]
 HOOKS: dict[str, type[Strategy | Family]] = {"kdsearch_strategies": Strategy, "kdsearch_families": Family}
@@ -163,7 +164,7 @@ def _adapter(cls: Plugin, where: str) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(cls)
     except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError, NameError, TypeError) as problem:
-        reason = str(problem).splitlines()[0]
+        reason = first_line(problem)
         raise PluginError(
             f"{where}: its fields have to be JSON (numbers, strings, booleans, None, enums, tuples of these): {reason}"
         ) from problem
@@ -184,7 +185,7 @@ def dump(instance: Strategy | Family) -> dict[str, Any]:
         value = _adapter(type(instance), where).dump_python(instance, mode="json", warnings="error")
         json.dumps(value, allow_nan=False)
     except (PydanticSerializationError, ValueError, TypeError) as problem:
-        first = str(problem).splitlines()[0]
+        first = first_line(problem)
         raise PluginError(
             f"{where}: suggest() gave a field that does not fit its type or JSON: {first}; values: {_short(instance)}"
         ) from problem

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,11 +27,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
-
-
-def state(records: Iterable[Mapping[str, Any]]) -> StudyState:
-    """Pure replay of a ledger's records; see `record.replay`."""
-    return replay(records)
 
 
 class Ledger:

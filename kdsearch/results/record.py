@@ -116,11 +116,6 @@ class StudyState:
                 counts[trial.state] += 1
         return counts
 
-    def is_live(self, number: int, attempt: int) -> bool:
-        """Whether this attempt still runs: word from any other is late and must be dropped."""
-        trial = self.trials.get(number)
-        return trial is not None and trial.state is State.RUNNING and trial.attempts == attempt
-
     def check(self, record: Mapping[str, Any]) -> None:
         """Whether the event can come next.
 

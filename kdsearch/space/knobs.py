@@ -210,7 +210,9 @@ class _PrefixedSpace(Space):
         return global_knob(self._knobs, self._draw, "alpha")
 
 
-OPT_IN = ("dropout", "label_smoothing", "weight_decay", "layer_decay", "patience")  # drawn only where the study file names them
+# drawn only where the study file names them
+OPT_IN = ("dropout", "label_smoothing", "weight_decay", "layer_decay", "patience", "batch_size", "warmup", "clip")
+_WHOLE = ("batch_size",)
 
 # name -> default range, log scale, and what an override may at most ask for
 _GLOBAL = {
@@ -224,6 +226,9 @@ _GLOBAL = {
     "weight_decay": ((0.0, 0.1), False, (0.0, 1.0)),
     "layer_decay": ((0.7, 1.0), False, (0.1, 1.0)),
     "patience": ((0.1, 0.5), False, (0.05, 1.0)),
+    "batch_size": ((16, 64), True, (1, 4096)),
+    "warmup": ((0.02, 0.3), False, (0.0, 0.9)),
+    "clip": ((0.3, 3.0), True, (1e-3, 1e3)),
 }
 
 
@@ -235,4 +240,6 @@ def global_knob(knobs: Knobs, draw: Draw, name: str) -> float:
         bounded = isinstance(override, Mapping) and "choices" not in override
         low, high = (min(low, override.get("min", low)), max(high, override.get("max", high))) if bounded else (least, most)
         low, high = max(low, least), min(high, most)
+    if name in _WHOLE:
+        return knobs.integer(draw, name, int(low), int(high), log)
     return knobs.real(draw, name, low, high, log)

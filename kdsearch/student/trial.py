@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from kdsearch.api import Family, Need, Signal, Strategy, TeacherRole
 from kdsearch.errors import InputError
 from kdsearch.evaluation import metrics
+from kdsearch.io.text import first_line
 from kdsearch.registry.registry import Plugins
 from kdsearch.space.spec import TrialSpec
 from kdsearch.student import saved
@@ -89,17 +90,13 @@ def run(
     except OutOfTime:
         return _failed("timeout", f"not done after {time.monotonic() - begun:.0f} s", begun)
     except (MemoryError, torch.cuda.OutOfMemoryError) as problem:
-        return _failed("memory", f"out of memory: {_first_line(problem)}", begun)
+        return _failed("memory", f"out of memory: {first_line(problem, 300)}", begun)
     except Exception as problem:
         if "can't allocate memory" in str(problem):
-            return _failed("memory", f"out of memory: {_first_line(problem)}", begun)
+            return _failed("memory", f"out of memory: {first_line(problem, 300)}", begun)
         frame = traceback.extract_tb(problem.__traceback__)[-1]
         where = f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}"
-        return _failed("error", f"{spec.family} + {spec.strategy}: {type(problem).__name__} at {where}: {_first_line(problem)}", begun)
-
-
-def _first_line(problem: BaseException) -> str:
-    return (str(problem).splitlines() or [""])[0][:300]
+        return _failed("error", f"{spec.family} + {spec.strategy}: {type(problem).__name__} at {where}: {first_line(problem, 300)}", begun)
 
 
 def _failed(cause: str, message: str, begun: float) -> TrialResult:

@@ -112,7 +112,11 @@ def estimate(known: Known, train: Tokens, parts: list[Tokens]) -> Estimate:
                 step = _student_step(candidate.family, info, batch)
                 if candidate.strategy.teacher is TeacherRole.JOINT:
                     step += 1.3 * forward
-                seconds.append(step * steps_per_epoch(_rows(candidate, known), recipe.batch_size) * study.search.epochs)
+                seconds.append(
+                    step
+                    * steps_per_epoch(_rows(candidate, known), candidate.spec.training.get("batch_size", recipe.batch_size))
+                    * study.search.epochs
+                )
             trial = float(np.mean(seconds))
     finally:
         torch.set_num_threads(threads)

