@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from scipy import special
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -71,29 +73,79 @@ def info_from_json(values: Mapping[str, Any]) -> ModelInfo:
     return ModelInfo(**{**values, "provides": frozenset(Signal(name) for name in values["provides"])})
 
 
+Texts = Iterable[str]  # a list, a tuple, an array of numpy, a column of pandas
+
+
 class Student:
-    """A loaded student: texts in, labels out."""
+    """A loaded student: texts in, labels out. `student(texts)` is `student.predict(texts)`."""
 
     def __init__(self, module: nn.Module, tokenizer: PreTrainedTokenizerBase, record: Mapping[str, Any]) -> None:
         self.module, self.tokenizer, self.record = module.eval(), tokenizer, record
         self.labels: tuple[str, ...] = tuple(record["labels"])
         self.params = sum(parameter.numel() for parameter in module.parameters())
 
-    def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
-        """(N, C) float32, on the CPU. pairs: the second text of each row, for a study of pairs."""
-        empty = np.full(len(texts), -100, np.int64)
-        tokens = tokenise(Table(list(texts), None if pairs is None else list(pairs), empty), self.tokenizer, self.record["max_length"])
-        pad = self.tokenizer.pad_token_id or 0
-        return predict(self.module, Rows(tokens, empty, pad=pad, device=torch.device("cpu")))
+    def logits(self, texts: Texts, pairs: Texts | None = None, *, batch_size: int | None = None) -> np.ndarray:
+        """(N, C) float32, on the CPU.
 
-    def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[str] | list[float]:
-        """A label for each text; for a regression a value."""
-        if not len(texts):
-            return []
-        logits = self.logits(texts, pairs)
+        Args:
+            pairs: the second text of each row, for a study of pairs.
+            batch_size: rows of one pass at most; default as many as hold 4,096 tokens.
+
+        Raises:
+            InputError: a text that is None, NaN or no text, named by its index; one bare string; or fewer second texts than first ones.
+        """
+        first, second = _checked(texts, "texts"), None if pairs is None else _checked(pairs, "pairs")
+        if second is not None and len(second) != len(first):
+            raise InputError(f"pairs: {len(second)} second texts for {len(first)} texts: give one for each")
+        if not first:
+            return np.zeros((0, len(self.labels) or 1), np.float32)
+        empty = np.full(len(first), -100, np.int64)
+        tokens = tokenise(Table(first, second, empty), self.tokenizer, self.record["max_length"])
+        pad = self.tokenizer.pad_token_id or 0
+        return predict(self.module, Rows(tokens, empty, pad=pad, device=torch.device("cpu")), batch_size)
+
+    def predict(self, texts: Texts, pairs: Texts | None = None, *, batch_size: int | None = None) -> list[str] | list[float]:
+        """A label for each text; for a regression a value; [] for no texts. Arguments and errors as `logits`."""
+        logits = self.logits(texts, pairs, batch_size=batch_size)
         if not self.labels:
             return [float(value) for value in logits[:, 0]]
         return [self.labels[index] for index in logits.argmax(-1)]
+
+    __call__ = predict
+
+    def predict_proba(self, texts: Texts, pairs: Texts | None = None, *, batch_size: int | None = None) -> np.ndarray:
+        """(N, C) float32 probabilities, in the order of `labels`. Arguments and errors as `logits`.
+
+        Raises:
+            InputError: the student of a regression has none.
+        """
+        if not self.labels:
+            raise InputError("predict_proba: this student gives numbers, not labels: use predict")
+        return np.asarray(special.softmax(self.logits(texts, pairs, batch_size=batch_size), axis=-1))
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        spec = self.record.get("spec", {})
+        answers = ", ".join(self.labels[:5]) + (f" and {len(self.labels) - 5} more" if len(self.labels) > 5 else "")
+        made = " + ".join(part for part in (self.record["family"]["name"], spec.get("strategy")) if part)
+        return {"student": made, "parameters": f"{self.params:,}", "answers": answers or "a number"}
+
+    def __repr__(self) -> str:
+        return f"<Student {'; '.join(f'{name}: {value}' for name, value in self._facts.items())}>"
+
+    def _repr_html_(self) -> str:
+        cells = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in self._facts.items())
+        return f"<table>{cells}</table>"
+
+
+def _checked(texts: Texts, name: str) -> list[str]:
+    if isinstance(texts, str):
+        raise InputError(f"{name}: one string: give a list, such as [{texts[:20]!r}]")
+    found = list(texts)
+    for index, text in enumerate(found):
+        if not isinstance(text, str):
+            raise InputError(f"{name}[{index}]: {text!r} is not a text: leave the row out, or put an empty text there")
+    return [str(text) for text in found]
 
 
 def load_student(folder: str | Path, plugins_from: Sequence[str] = ()) -> Student:

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdsearch.config import study_file
+from kdsearch.results import front
 from kdsearch.results.choose import Rule
 from kdsearch.results.folder import StudyFolder
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from kdsearch.student.saved import Student
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Study:
     """A study's folder."""
 
@@ -29,6 +32,23 @@ class Study:
         """The points of the front, smallest first, as in front.json."""
         points: list[dict[str, Any]] = self.document["points"]
         return points
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The front, a row a student: trial, family, strategy, params, bytes, flops, score (the study's quality on validation), retention (of the
+        teacher's score) and ratio (the teacher's parameters / the student's)."""
+        import pandas as pd
+
+        columns = ["trial", "family", "strategy", "params", "bytes", "flops", "score", "retention", "ratio"]
+        return pd.DataFrame(front.rows(self.document), columns=columns)
+
+    def __repr__(self) -> str:
+        document = self.document
+        quality, scores = document["objectives"][0], [row["score"] for row in front.rows(document)]
+        found = f"{len(scores)} students on the front, {quality} {min(scores):.4f} to {max(scores):.4f}" if scores else "no student yet"
+        return f"<Study {self.folder}: {found}>"
+
+    def _repr_html_(self) -> str:
+        return self.to_pandas().to_html(index=False, float_format="{:.4g}".format)
 
     def student(self, trial: int) -> Student:
         """A trained student by its trial's number.

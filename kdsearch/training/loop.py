@@ -114,12 +114,13 @@ def bucketed(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> 
         yield batches[index]
 
 
-def in_order(lengths: np.ndarray, tokens_per_batch: int = 4096) -> Iterator[np.ndarray]:
-    """Every row once, longest first, in batches of about equal work: for passes without gradients."""
+def in_order(lengths: np.ndarray, tokens_per_batch: int = 4096, *, most: int | None = None) -> Iterator[np.ndarray]:
+    """Every row once, longest first, in batches of about equal work and at most `most` rows: for passes without gradients."""
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
         size = max(1, tokens_per_batch // max(1, int(lengths[order[start]])))
+        size = size if most is None else min(size, max(1, most))
         yield order[start : start + size]
         start += size
 

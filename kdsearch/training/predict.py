@@ -29,14 +29,14 @@ def _float32_is_float32() -> Iterator[None]:
             kind.fp32_precision = precision
 
 
-def predict(module: nn.Module, rows: Rows) -> np.ndarray:
+def predict(module: nn.Module, rows: Rows, most: int | None = None) -> np.ndarray:
     """Logits (N, C) float32 of every row, in eval mode, in full precision or under the autocast that the caller has set; the module's mode is put
     back."""
     training = module.training
     module.eval()
     found: np.ndarray | None = None
     with torch.inference_mode(), _float32_is_float32():
-        for chosen in in_order(rows.lengths):
+        for chosen in in_order(rows.lengths, most=most):
             logits = module(rows.batch(chosen), (Need(Signal.LOGITS),)).logits.float().cpu().numpy()
             if found is None:
                 found = np.empty((len(rows), logits.shape[-1]), np.float32)
