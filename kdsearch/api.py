@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from kdsearch import tasks
 
 __all__ = [
     "Batch",
@@ -99,21 +99,25 @@ class Batch:
     example: Tensor  # (B,) int64 each row's index within its part: what students learn from, or the validation rows
     types: Tensor | None = None  # (B, S) int64: 0 for the first text of a pair, 1 for the second
     label_smoothing: float = 0.0  # 0..1, of hard_loss: this share of each label is spread over all classes
+    task: str = ""  # whose labels these are, as the study names it; "": what their numbers suggest, whole ones are classes
+
+    @property
+    def task_of_labels(self) -> tasks.Task:
+        return tasks.of(self.task or tasks.suiting(not self.labels.is_floating_point()))
 
     def hard_loss(self, logits: Tensor) -> Tensor:
-        """The task's own loss over labelled rows, a scalar: mean cross-entropy (int labels) or squared error (float labels); 0 without any.
+        """The task's own loss over labelled rows, a scalar: mean cross-entropy of classes, mean squared error of values; 0 without any.
 
         Args:
             logits: (B, C); C = 1 for a regression.
         """
-        if self.labels.is_floating_point():
-            known = ~torch.isnan(self.labels)
-            if not bool(known.any()):
-                return logits.sum() * 0.0
-            return F.mse_loss(logits.squeeze(-1)[known], self.labels[known])
-        if not bool((self.labels != -100).any()):
-            return logits.sum() * 0.0
-        return F.cross_entropy(logits, self.labels, ignore_index=-100, label_smoothing=self.label_smoothing)
+        return self.task_of_labels.hard_loss(logits, self.labels, self.label_smoothing)
+
+    @property
+    def known(self) -> Tensor:
+        """(B,) bool: which rows have a label."""
+        found: Tensor = self.task_of_labels.known(self.labels)
+        return found
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ class ModelInfo:
     heads: int
     vocab: int
     provides: frozenset[Signal]
-    task: str = "classification"  # classification | regression
+    task: str = "classification"  # as the study names it; what it means is for kdsearch.tasks
     intermediate: int = 0  # width of a feed-forward block; 0 where there is none
     positions: int = 512  # rows of the position table
     types: int = 2  # rows of the token type table
@@ -135,6 +139,16 @@ class ModelInfo:
     embedding: int = 0  # width of the embedding tables where it is not H, and a projection stands between; 0 where it is
     activation: str = "gelu"  # of a feed-forward block, as transformers names it
     eps: float = 1e-12  # of the layer norms
+
+    @property
+    def problem_type(self) -> str:
+        """The task as transformers names it."""
+        return tasks.of(self.task).problem_type
+
+    @property
+    def probabilities(self) -> bool:
+        """Whether outputs stand for probabilities, which a temperature softens."""
+        return tasks.of(self.task).probabilities
 
 
 class Space(ABC):

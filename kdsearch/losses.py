@@ -12,7 +12,7 @@ FORMS = ("kl", "soft_ce", "mse_probabilities", "mse_logits", "symmetric")
 
 def temperature(space: Space, teacher: ModelInfo) -> float:
     """The study's temperature, for a strategy that softens nothing but logits; 1, and not drawn, for a regression, which has no softmax."""
-    return 1.0 if teacher.task == "regression" else space.temperature()
+    return space.temperature() if teacher.probabilities else 1.0
 
 
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float | None, form: str = "kl", direction: float | None = None) -> Tensor:

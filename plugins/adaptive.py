@@ -19,8 +19,9 @@ WIDEST = 4.0  # of a log-variance, either way: weights stay within e^-4 .. e^4 w
 class Uncertainties(modules.StateMaps):
     """The log-variances of the three terms, 0 at the start, beside a linear map for each pair of states."""
 
-    def __init__(self, pairs: Sequence[tuple[int, int]], student: int, teacher: int) -> None:
+    def __init__(self, pairs: Sequence[tuple[int, int]], student: int, teacher: int, of_answers: float = 1.0) -> None:
         super().__init__(pairs, student, teacher)
+        self.of_answers = of_answers  # w of the terms on answers: 1 for cross-entropies, 1/2 for squared errors
         self.paced = nn.Parameter(torch.zeros(3))
 
     def log_variances(self) -> Tensor:
@@ -60,20 +61,23 @@ class AdaptiveKD(Strategy):
         return modules.needs_of(Signal.POOLED, (mine for mine, _ in state_pairs(student.layers, teacher.layers, self.layer_map)))
 
     def build(self, teacher: ModelInfo, student: ModelInfo) -> nn.Module | None:
-        return Uncertainties(state_pairs(student.layers, teacher.layers, self.layer_map), student.hidden, teacher.hidden)
+        return Uncertainties(
+            state_pairs(student.layers, teacher.layers, self.layer_map),
+            student.hidden,
+            teacher.hidden,
+            1.0 if teacher.probabilities else 0.5,
+        )
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:
         assert teacher is not None
         assert isinstance(extra, Uncertainties)
         distances = [losses.scaled_mse(mine, theirs) for mine, theirs in extra.both(student, teacher, Signal.POOLED)]
-        regression = batch.labels.is_floating_point()
-        known = ~batch.labels.isnan() if regression else batch.labels >= 0
         soft, hard, feature = extra.log_variances()
-        answers = 0.5 if regression else 1.0
+        answers = extra.of_answers
         return {
             "soft": answers * (-soft).exp() * losses.soft_loss(student.logits, teacher.logits, self.temperature) + soft / 2,
             # A batch without labels says nothing of their noise: its hard loss of 0 must not raise their weight.
-            "hard": answers * (-hard).exp() * batch.hard_loss(student.logits) + known.any() * hard / 2,
+            "hard": answers * (-hard).exp() * batch.hard_loss(student.logits) + batch.known.any() * hard / 2,
             "feature": 0.5 * (-feature).exp() * torch.stack(distances).mean() + feature / 2,
         }
 

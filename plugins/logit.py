@@ -25,7 +25,7 @@ class LogitKD(Strategy):
 
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
-        if teacher.task == "regression":
+        if not teacher.probabilities:
             return {"form": "mse_logits", "temperature": None, "alpha": space.alpha(), "direction": None}
         form = space.choice("form", losses.FORMS)
         return {

@@ -65,7 +65,7 @@ class SeveralKD(Strategy):
         log_weights = extra.log_weights()
         target = losses.mixture(teacher.teachers, log_weights.detach().exp(), self.temperature)
         soft = losses.soft_loss(student.logits, target, self.temperature)
-        known = ~batch.labels.isnan() if batch.labels.is_floating_point() else batch.labels >= 0
+        known = batch.known
         uneven = -log_weights.mean() - math.log(len(log_weights))  # KL(1/K || w)
         wrong = mistakes(log_weights, teacher.teachers[:, known], batch.labels[known])
         # Summed over labelled rows, by the size of the batch: a batch with few labels says little, one without says nothing.
@@ -82,7 +82,7 @@ def mistakes(log_weights: Tensor, teachers: Tensor, labels: Tensor) -> Tensor:
         teachers: logits (K, B, C).
         labels: (B,), all known.
     """
-    if labels.is_floating_point():
+    if teachers.shape[-1] == 1:
         errors = teachers.squeeze(-1) - labels
         return (log_weights.exp().unsqueeze(1) * errors).sum(0).square() / errors.square().mean().clamp_min(1e-12)
     right = teachers.log_softmax(-1).gather(-1, labels.expand(len(teachers), -1).unsqueeze(-1)).squeeze(-1)

@@ -122,7 +122,7 @@ class Transformer(Family):
             # A padding row gets no gradient, and BERT's own, row 0, is <s> or any other piece in other vocabularies. Padding is masked anyway.
             "pad_token_id": None,
             "num_labels": teacher.labels,
-            "problem_type": "regression" if teacher.task == "regression" else "single_label_classification",
+            "problem_type": teacher.problem_type,
         }
         if self.embedding_rank is None:
             return Encoder(BertForSequenceClassification(BertConfig(**shape)))

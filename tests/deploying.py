@@ -15,10 +15,10 @@ import yaml
 from safetensors.torch import save_file
 from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
+from kdsearch import tasks
 from kdsearch.api import Family
 from kdsearch.config import schema, study_file
 from kdsearch.data import splits
-from kdsearch.evaluation import metrics
 from kdsearch.registry import registry
 from kdsearch.results.ledger import Ledger
 from kdsearch.space import cost
@@ -82,7 +82,7 @@ def make(folder: Path, task: str = "classification", *, pairs: bool = False, fam
             size = (path / "model.safetensors").stat().st_size
             attempt = ledger.started(number, student.record["spec"], f"h{number}", {}, student.params, size, 1000)
             rows = found.validation
-            scores = metrics.scores(task, student.logits(rows.texts, rows.pairs), rows.labels)
+            scores = tasks.of(task).scores(student.logits(rows.texts, rows.pairs), rows.labels)
             ledger.complete(number, attempt, scores, student.params, size, 1000, {"total": 1.0})
     return target
 

@@ -61,7 +61,7 @@ def test_a_study_holds_its_variants_against_its_validation_and_test_rows(tmp_pat
 
     monkeypatch.setattr(prepare, "augment", remembering)
     prepare.prepare(known)
-    ((*_, judged),) = given
+    ((*_, judged, _task),) = given
     assert judged == {*row_keys(known.data.validation), *row_keys(splits.open_test(study))}
 
 

@@ -23,11 +23,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import kdsearch
+from kdsearch import tasks
 from kdsearch.cli import confirm as confirm_command
 from kdsearch.config import study_file
 from kdsearch.data import splits
 from kdsearch.errors import Interrupted, StateError, VerdictNo
-from kdsearch.evaluation import evidence, metrics
+from kdsearch.evaluation import evidence
 from kdsearch.io import files
 from kdsearch.io.files import read_log
 from kdsearch.results import front
@@ -318,7 +319,7 @@ def test_a_confirmation_end_to_end(folder: Path, in_process: list[TrialSpec]) ->
             assert block["validation"]["accuracy"] == pytest.approx(np.mean([each["scores"]["accuracy"] for each in own]))
         # the deployed run: the median by validation (of two the lower), loaded and run again
         student = load_student(folder / block["student"])
-        scores = metrics.scores("classification", student.logits(table.texts), table.labels)
+        scores = tasks.of("classification").scores(student.logits(table.texts), table.labels)
         assert scores["accuracy"] == pytest.approx(block["deployed"]["test"]["accuracy"], abs=1.01 / len(table))
         assert student.record["confirmed"]["seed"] == block["deployed"]["seed"]
         assert (
@@ -473,8 +474,8 @@ def test_a_study_that_another_run_owns_is_left_alone(folder: Path) -> None:
 
 
 def test_the_simplest_guess_is_trainings_majority_or_mean() -> None:
-    assert confirm._simplest(np.array([0, 1, 1, -100]), (2, 3)).tolist() == [[0, 1, 0], [0, 1, 0]]
-    assert confirm._simplest(np.array([1.0, 2.0, np.nan], np.float32), (2, 1)).tolist() == [[1.5], [1.5]]
+    assert tasks.of("classification").guess(np.array([0, 1, 1, -100]), (2, 3)).tolist() == [[0, 1, 0], [0, 1, 0]]
+    assert tasks.of("regression").guess(np.array([1.0, 2.0, np.nan], np.float32), (2, 1)).tolist() == [[1.5], [1.5]]
 
 
 def test_a_signal_waits_while_ray_runs_and_a_second_one_does_not() -> None:

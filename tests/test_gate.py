@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kdsearch.errors import InputError
-from kdsearch.teacher.gate import Evidence, align, check, sample
+from kdsearch.tasks.classification import align
+from kdsearch.teacher.gate import Evidence, check, sample
 
 
 def answers(predicted: list[int] | np.ndarray, classes: int) -> np.ndarray:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from test_sampler import PLUGINS, TEACHER, price, study
 
-from kdsearch.evaluation.metrics import standard_error
 from kdsearch.hpo.early_stopping import Rungs
 from kdsearch.hpo.sampler import Sampler
 from kdsearch.hpo.study_run import StudyRun
@@ -18,6 +17,7 @@ from kdsearch.results.front import Point, hypervolume, pareto
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import replay
 from kdsearch.student.trial import TrialResult
+from kdsearch.tasks.metrics import standard_error
 from kdsearch.testing import load_one
 
 SHARES = (0.25, 0.5, 0.75)

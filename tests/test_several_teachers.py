@@ -27,7 +27,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from typer.testing import CliRunner
 
 import kdsearch.hpo
-from kdsearch import losses
+from kdsearch import losses, tasks
 from kdsearch.api import Batch, Need, Signal, Strategy
 from kdsearch.cli import app as cli
 from kdsearch.config import schema, study_file
@@ -35,7 +35,6 @@ from kdsearch.data import splits
 from kdsearch.data.splits import Table
 from kdsearch.deploy import card
 from kdsearch.errors import InputError, PluginError, StateError
-from kdsearch.evaluation import metrics
 from kdsearch.hpo.study_run import StudyRun
 from kdsearch.io.files import read_log
 from kdsearch.registry import registry
@@ -271,7 +270,7 @@ def test_the_manifest_tells_of_the_mean_and_of_each(prepared: prepare.Prepared) 
     for size in ("params", "bytes", "flops"):
         assert whole[size] == first[size] + second[size]
     mean = np.asarray(prepared.assets.validation.signals[LOGITS])
-    assert whole["validation"] == metrics.scores("classification", mean, prepared.assets.validation.labels)
+    assert whole["validation"] == tasks.of("classification").scores(mean, prepared.assets.validation.labels)
     assert whole["fingerprint"] not in (first["fingerprint"], second["fingerprint"])
     assert (first["source"].split(":")[0], second["source"].split(":")[0]) == ("teacher[0].model", "teacher[1].model")
     table = prepared.known.data.validation
@@ -418,7 +417,7 @@ def test_a_search_with_two_teachers_is_confirmed_against_their_mean(
     table = splits.open_test(study_file.from_mapping(yaml.safe_load((copied / "study.yaml").read_text())))
     prepared = prepared_of(keys(world))
     assert prepared.forwards == 0
-    expected = metrics.scores("classification", prepared.taught(table), table.labels)
+    expected = tasks.of("classification").scores(prepared.taught(table), table.labels)
     assert {name: told["teacher"]["test"][name] for name in expected} == expected
     analysed = json.loads(next((copied / "analysis").glob("*.json")).read_text())
     assert analysed["rows"] == len(table)

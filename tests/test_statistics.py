@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from kdsearch.evaluation import metrics, statistics
+from kdsearch import tasks
+from kdsearch.evaluation import statistics
 from kdsearch.results.record import State, StudyState, TrialRecord
 from kdsearch.study import finalists
 
@@ -105,7 +106,7 @@ def test_a_resampled_correlation_is_scipys_on_the_same_rows(metric: str) -> None
     found = statistics.resampled(metric, said, labels.astype(np.float32), draws=4, seed=2)
     for draw, count in enumerate(statistics._block(50, 4, 2, 0).astype(int)):
         rows = np.repeat(np.arange(50), count)
-        theirs = [metrics.scores("regression", said[model][rows, None], labels[rows])[metric] for model in range(3)]
+        theirs = [tasks.of("regression").scores(said[model][rows, None], labels[rows])[metric] for model in range(3)]
         assert found[draw] == pytest.approx(theirs, abs=1e-9)
 
 

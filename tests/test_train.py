@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from kdsearch import tasks
 from kdsearch.api import Batch, Need, Outputs
 from kdsearch.data.splits import Tokens
 from kdsearch.training import loop
@@ -83,14 +84,18 @@ def test_what_stands_between_the_tables_and_the_lowest_layer_learns_as_slowly_as
 
 
 def test_the_unit_of_labels_is_their_mean_and_spread_without_those_that_are_missing() -> None:
-    unit = Unit.of(np.array([58.0, np.nan, 120.0], np.float32))
+    regression = tasks.of("regression")
+    scaling = regression.scaling(np.array([58.0, np.nan, 120.0], np.float32))
+    assert scaling is not None
+    unit = Unit(*scaling)
     assert (unit.mean, unit.sd) == (89.0, 31.0)
     np.testing.assert_array_equal(
         unit.standard(np.array([58.0, np.nan, 120.0, 89.0], np.float32)), np.array([-1, np.nan, 1, 0], np.float32)
     )
     np.testing.assert_array_equal(unit.own(np.array([[-1.0], [2.0]], np.float32)), np.array([[58.0], [151.0]], np.float32))
-    assert Unit.of(np.array([0.1, 0.1, 0.1], np.float32)).sd == 1.0
-    assert Unit.of(np.array([np.nan], np.float32)) == Unit()
+    assert (regression.scaling(np.array([0.1, 0.1, 0.1], np.float32)) or (0.0, 0.0))[1] == 1.0
+    assert regression.scaling(np.array([np.nan], np.float32)) is None
+    assert tasks.of("classification").scaling(np.array([0, 1])) is None
 
 
 def test_a_unit_folded_into_a_linear_map_and_out_again_leaves_it_as_it_was() -> None:

@@ -24,10 +24,10 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from kdsearch.errors import InputError
+from kdsearch.tasks import TASKS
 
-CLASSIFICATION_METRICS = ("accuracy", "macro_f1", "mcc")
-REGRESSION_METRICS = ("pearson", "spearman")
 COSTS = ("params", "bytes", "flops")
+PRESETS = {"rotten_tomatoes": "classification"}  # a packaged set -> its task
 PACKAGED = ("imdb",)  # unlabelled text that comes in the extra kdsearch[quickstart]
 
 _SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -109,6 +109,12 @@ def _name(value: str) -> str:
         raise ValueError(
             f"{shown(value)} cannot name a study: letters, digits, '.', '_' and '-' only, a letter or digit first, at most 100, no path"
         )
+    return value
+
+
+def _task(value: str) -> str:
+    if value not in TASKS:
+        raise ValueError(f"{shown(value)} is not one of {' or '.join(map(repr, TASKS))}")
     return value
 
 
@@ -279,7 +285,7 @@ def _limits(value: Any) -> Any:
 
 
 def _objectives(value: tuple[str, ...]) -> tuple[str, ...]:
-    qualities = CLASSIFICATION_METRICS + REGRESSION_METRICS
+    qualities = [quality for task in TASKS.values() for quality in task.qualities]
     if len(value) != 2 or value[0] not in qualities or value[1] not in COSTS:
         raise ValueError(
             f"{shown(list(value))} is not [quality, cost] in this order: quality {' | '.join(qualities)}; cost {' | '.join(COSTS)}"
@@ -326,7 +332,7 @@ class StudyConfig(_Section):
 
     name: Annotated[str, AfterValidator(_name)]
     seed: Seed = 0
-    task: Literal["classification", "regression"] = "classification"
+    task: Annotated[str, AfterValidator(_task)] = next(iter(TASKS))
     data: DataConfig
     teacher: Annotated[TeacherConfig | tuple[TeacherConfig, ...], BeforeValidator(_teachers)]  # the first of several is the main one
     space: SpaceConfig = SpaceConfig()
@@ -359,25 +365,27 @@ class StudyConfig(_Section):
     @model_validator(mode="before")
     @classmethod
     def _objectives_follow_the_task(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or values.get("task") != "regression":
+        if not isinstance(values, Mapping) or values.get("task", next(iter(TASKS))) not in TASKS:
             return values
         search = values.get("search", {})
         if isinstance(search, Mapping) and search.get("objectives") is None:
-            return {**values, "search": {**search, "objectives": ["pearson", "params"]}}
+            return {**values, "search": {**search, "objectives": [TASKS[values.get("task", next(iter(TASKS)))].qualities[0], "params"]}}
         return values
 
     @model_validator(mode="after")
     def _fits_the_task(self) -> Self:
         quality, cost = self.search.objectives
-        known = CLASSIFICATION_METRICS if self.task == "classification" else REGRESSION_METRICS
-        if quality not in known:
-            raise _problem(f"{quality!r} does not fit task: {self.task}: write [{' | '.join(known)}, {cost}]", "search", "objectives")
+        task = TASKS[self.task]
+        if quality not in task.qualities:
+            raise _problem(
+                f"{quality!r} does not fit task: {self.task}: write [{' | '.join(task.qualities)}, {cost}]", "search", "objectives"
+            )
         for place, one in enumerate(self.teachers):
-            if self.task == "regression" and one.labels is not None:
+            if not task.named and one.labels is not None:
                 where = ("teacher", str(place)) if len(self.teachers) > 1 else ("teacher",)
-                raise _problem("a regression has no label names: leave it out", *where, "labels")
-        if self.task == "regression" and "label_smoothing" in self.space.knobs:
-            raise _problem("a regression has no classes to spread a label over: leave it out", "space", "knobs", "label_smoothing")
-        if self.task == "regression" and self.data.preset is not None:
-            raise _problem(f"{self.data.preset} is a classification: set task: classification", "data", "preset")
+                raise _problem(f"a {self.task} has no label names: leave it out", *where, "labels")
+        if not task.probabilities and "label_smoothing" in self.space.knobs:
+            raise _problem(f"a {self.task} has no classes to spread a label over: leave it out", "space", "knobs", "label_smoothing")
+        if self.data.preset is not None and self.task != PRESETS[self.data.preset]:
+            raise _problem(f"{self.data.preset} is a {PRESETS[self.data.preset]}: set task: {PRESETS[self.data.preset]}", "data", "preset")
         return self

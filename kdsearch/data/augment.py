@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from kdsearch import tasks
 from kdsearch.data.splits import Table, row_key, row_keys
 
 MASKED, REPLACED = 0.1, 0.15  # of the words
@@ -18,7 +19,13 @@ LONGEST_GRAM = 5
 
 
 def augment(
-    train: Table, variants: int, tokenizer: PreTrainedTokenizerFast, words: Tensor, seed: int, judged: Collection[str] = frozenset()
+    train: Table,
+    variants: int,
+    tokenizer: PreTrainedTokenizerFast,
+    words: Tensor,
+    seed: int,
+    judged: Collection[str] = frozenset(),
+    task: str = "classification",
 ) -> Table:
     """Variants of each training text: words masked, words replaced by near ones, a span left out, or an n-gram alone.
 
@@ -47,9 +54,7 @@ def augment(
                 seen.add(key)
                 texts.append(fresh)
                 pairs.append(other or "")
-    regression = np.issubdtype(train.labels.dtype, np.floating)
-    unknown = np.full(len(texts), np.nan, np.float32) if regression else np.full(len(texts), -100, np.int64)
-    return Table(texts, None if train.pairs is None else pairs, unknown)
+    return Table(texts, None if train.pairs is None else pairs, tasks.of(task).unlabelled(len(texts)))
 
 
 def _varied(text: str, near: dict[str, list[str]], mask: str, rng: np.random.Generator) -> str:

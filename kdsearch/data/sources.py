@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 import re
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from kdsearch.errors import EnvironmentProblem, InputError, did_you_mean
+from kdsearch.tasks.columns import Columns
 
 if TYPE_CHECKING:
     import datasets
@@ -26,43 +25,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|<br\s*/?>")
 _ROLE_NAMES = {"validation": ("validation", "dev", "valid", "val"), "test": ("test",)}
 
 
-@dataclass(frozen=True)
-class Source:
-    """Columns of one table, unchecked."""
-
-    where: str  # key and file, for messages
-    row_one: str  # what counts as row 1
-    available: tuple[str, ...]  # every column that the table has
-    columns: dict[str, list[Any]]  # the wanted ones among them
-    rows: int
-    names: tuple[str, ...] | None = None  # class names, where the table has them: its labels are positions in them
-
-    def column(self, key: str, name: str) -> list[Any]:
-        """
-        Raises:
-            InputError: there is no such column; lists what there is.
-        """
-        if name not in self.columns:
-            near = did_you_mean(name, self.available) if self.available else ""
-            there = ", ".join(map(repr, self.available[:20])) or "none"
-            near = near if "mean" in near else ""
-            raise InputError(f"{self.where}: no column {name!r} (data.{key}); columns: {there}.{near}")
-        return self.columns[name]
-
-    def problem(self, rows: Sequence[int], column: str, what: str) -> InputError:
-        """The complaint about a column's cells, told at the first of rows (counted from 0)."""
-        more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
-        return InputError(f"{self.where}: row {rows[0] + 1} (row 1 is {self.row_one}), column {column!r}: {what}{more}")
-
-
-def missing(cell: Any) -> bool:
-    """None, NaN, pandas' missing values and blank text."""
-    if isinstance(cell, str):
-        return not cell.strip()
-    return cell is None or type(cell).__name__ in ("NAType", "NaTType") or (isinstance(cell, float) and math.isnan(cell))
-
-
-def read_file(path: Path, key: str, wanted: Sequence[str]) -> Source:
+def read_file(path: Path, key: str, wanted: Sequence[str]) -> Columns:
     """Read a csv, tsv, json (array of records), jsonl or parquet file.
 
     Args:
@@ -110,13 +73,13 @@ def _text(raw: bytes, where: str, ending: str) -> str:
         ) from None
 
 
-def _frame(frame: pd.DataFrame, where: str, row_one: str, wanted: Sequence[str], available: Sequence[str] | None = None) -> Source:
+def _frame(frame: pd.DataFrame, where: str, row_one: str, wanted: Sequence[str], available: Sequence[str] | None = None) -> Columns:
     names = tuple(map(str, available if available is not None else frame.columns))
     columns = {name: frame[name].tolist() for name in wanted if name in frame.columns}
-    return Source(where, row_one, names, columns, len(frame))
+    return Columns(where, row_one, names, columns, len(frame))
 
 
-def _separated(text: str, where: str, separator: str, wanted: Sequence[str]) -> Source:
+def _separated(text: str, where: str, separator: str, wanted: Sequence[str]) -> Columns:
     import csv
     import io
 
@@ -152,7 +115,7 @@ def _a_row_a_line(text: str, separator: str) -> int:
     return len(counts) - 1 if separator == "\t" and len(set(counts)) == 1 else 0
 
 
-def _records(text: str, where: str, ending: str, wanted: Sequence[str]) -> Source:
+def _records(text: str, where: str, ending: str, wanted: Sequence[str]) -> Columns:
     # not through pandas, which would turn texts like '1e5' or '2024-01-01' into numbers and dates
     if ending == ".jsonl":
         records = []
@@ -178,10 +141,10 @@ def _records(text: str, where: str, ending: str, wanted: Sequence[str]) -> Sourc
                 raise InputError(f"{where}: row {number} (row 1 is {_RECORD}): not a JSON object")
     available = tuple(dict.fromkeys(key for record in records for key in record))
     columns = {name: [record.get(name) for record in records] for name in wanted if name in available}
-    return Source(where, _RECORD, available, columns, len(records))
+    return Columns(where, _RECORD, available, columns, len(records))
 
 
-def _parquet(raw: bytes, where: str, wanted: Sequence[str]) -> Source:
+def _parquet(raw: bytes, where: str, wanted: Sequence[str]) -> Columns:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -192,10 +155,10 @@ def _parquet(raw: bytes, where: str, wanted: Sequence[str]) -> Source:
     except (pa.ArrowException, OSError) as problem:
         raise InputError(f"{where}: not a parquet file, or broken: {' '.join(str(problem).split())[:200]}") from problem
     columns = {name: frame.column(name).to_pylist() for name in frame.column_names}
-    return Source(where, "the first of the table", tuple(available), columns, table.metadata.num_rows)
+    return Columns(where, "the first of the table", tuple(available), columns, table.metadata.num_rows)
 
 
-def read_preset(name: str, wanted: Sequence[str]) -> dict[str, Source]:
+def read_preset(name: str, wanted: Sequence[str]) -> dict[str, Columns]:
     """A set from an installed package: role -> table.
 
     Raises:
@@ -206,10 +169,10 @@ def read_preset(name: str, wanted: Sequence[str]) -> dict[str, Source]:
     where = f"data.preset: {name}"
     frame = _reviews(where, name)
     source = _frame(frame[["text", "label"]], where, "its first", wanted)
-    return {"train": Source(source.where, source.row_one, source.available, source.columns, source.rows, ("negative", "positive"))}
+    return {"train": Columns(source.where, source.row_one, source.available, source.columns, source.rows, ("negative", "positive"))}
 
 
-def read_packaged(name: str, text: str) -> Source:
+def read_packaged(name: str, text: str) -> Columns:
     """Unlabelled text from an installed package: the sentences of 4 to 60 words of the 25,000 IMDB reviews, as the column `text`.
 
     Raises:
@@ -219,7 +182,7 @@ def read_packaged(name: str, text: str) -> Source:
     frame = _reviews(where, name)
     pieces = (piece.strip() for review in frame["text"] for piece in _SENTENCE_END.split(review))
     sentences = list(dict.fromkeys(piece for piece in pieces if 4 <= piece.count(" ") + 1 <= 60))
-    return Source(where, "its first", (text,), {text: sentences}, len(sentences))
+    return Columns(where, "its first", (text,), {text: sentences}, len(sentences))
 
 
 def _reviews(where: str, source: str) -> pd.DataFrame:
@@ -235,7 +198,7 @@ def _reviews(where: str, source: str) -> pd.DataFrame:
     return frame[frame["source"] == source].reset_index(drop=True)
 
 
-def read_hub(name: str, wanted: Sequence[str], label: str) -> dict[str, Source]:
+def read_hub(name: str, wanted: Sequence[str], label: str) -> dict[str, Columns]:
     """A set of the Hugging Face Hub, or a folder that `datasets` wrote or can read: role -> table.
 
     Args:
@@ -273,7 +236,7 @@ def read_hub(name: str, wanted: Sequence[str], label: str) -> dict[str, Source]:
     return sources
 
 
-def _split(rows: datasets.Dataset, where: str, wanted: Sequence[str], label: str) -> Source:
+def _split(rows: datasets.Dataset, where: str, wanted: Sequence[str], label: str) -> Columns:
     import datasets
 
     if len(rows) == 0:
@@ -281,7 +244,7 @@ def _split(rows: datasets.Dataset, where: str, wanted: Sequence[str], label: str
     columns = {name: list(rows[name]) for name in wanted if name in rows.column_names}
     feature = rows.features.get(label)
     names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    return Source(where, "the first of the split", tuple(rows.column_names), columns, len(rows), names)
+    return Columns(where, "the first of the split", tuple(rows.column_names), columns, len(rows), names)
 
 
 def _refuse_unreachable(where: str) -> None:

@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kdsearch import tasks
 from kdsearch.config.schema import PACKAGED
 from kdsearch.data import cells, sources
-from kdsearch.data.sources import Source
 from kdsearch.errors import InputError
 from kdsearch.io.files import digest
+from kdsearch.tasks import columns as columns
+from kdsearch.tasks.columns import Columns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from kdsearch.config.schema import StudyConfig
 
-UNLABELLED = -100  # a class label that is not known; a regression has NaN
 _TOKENISED_AT_ONCE = 1000  # rows
 
 
@@ -70,7 +71,7 @@ class Table:
 
     texts: list[str]
     pairs: list[str] | None  # the second text of each row, None for single texts
-    labels: np.ndarray  # (N,) int64, -100 where unlabelled; for a regression float32, NaN where unlabelled
+    labels: np.ndarray  # (N, ...) as the task has them
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -85,15 +86,15 @@ class Table:
 class Data:
     """What a search may see of a study's rows."""
 
-    task: str  # classification | regression
-    labels: tuple[str, ...]  # class names, in the order of the label numbers; () for a regression
+    task: str
+    labels: tuple[str, ...]  # names of the labels, in their order; () where the task has none
     train: Table
     validation: Table
     unlabelled: Table | None
     test_rows: int  # how many rows are sealed
     dropped: dict[str, int]  # role -> rows dropped as duplicates of a role that is judged by: train, validation, unlabelled
     carved: tuple[str, ...]  # the roles that were carved out of train, of validation and test
-    class_counts: dict[str, dict[str, int]]  # role (train, validation) -> class name -> rows; {} for a regression
+    class_counts: dict[str, dict[str, int]]  # role (train, validation) -> name -> rows; {} where labels have no names
     fingerprint: str  # of all rows as they were read, unlabelled ones too; whatever the split
     split_fingerprint: str  # of which labelled row is where, in order, the sealed ones included
     judged: frozenset[str] = frozenset()  # row_keys of the validation rows and of the sealed ones: never to be learnt from
@@ -128,7 +129,7 @@ def _read(config: StudyConfig) -> tuple[Data, Table]:
     fingerprint = digest(config.task, *names, *chain.from_iterable(_content(table) for table in as_read))
     carved = tuple(role for role in ("validation", "test") if role not in tables)
     if carved:
-        tables = _carve(tables, carved, names, config.data.split_seed)
+        tables = _carve(tables, carved, names, config)
     train, validation, test = tables["train"], tables["validation"], tables["test"]
 
     judged = set(row_keys(test))
@@ -195,16 +196,16 @@ def _tables(config: StudyConfig) -> tuple[dict[str, Table], Table | None, tuple[
     more = _unlabelled(config, wanted[:-1])
 
     texts = {role: [cells.texts(source, key, getattr(data, key)) for key in text_keys] for role, source in found.items()}
-    names, labels = cells.classes(found, data.label) if config.task == "classification" else ((), cells.values(found, data.label))
+    task = tasks.of(config.task)
+    names, labels = task.read(found, data.label)
     tables = {role: Table(columns[0], columns[1] if len(columns) > 1 else None, labels[role]) for role, columns in texts.items()}
     if more is None:
         return tables, None, names
     columns = [cells.texts(more, key, getattr(data, key)) for key in text_keys]
-    unknown = np.full(more.rows, UNLABELLED, np.int64) if names else np.full(more.rows, np.nan, np.float32)
-    return tables, Table(columns[0], columns[1] if len(columns) > 1 else None, unknown), names
+    return tables, Table(columns[0], columns[1] if len(columns) > 1 else None, task.unlabelled(more.rows)), names
 
 
-def _unlabelled(config: StudyConfig, wanted: Sequence[str]) -> Source | None:
+def _unlabelled(config: StudyConfig, wanted: Sequence[str]) -> Columns | None:
     data = config.data
     if data.unlabelled is None:
         return None
@@ -215,9 +216,9 @@ def _unlabelled(config: StudyConfig, wanted: Sequence[str]) -> Source | None:
     return sources.read_packaged(data.unlabelled, data.text)
 
 
-def _without_labels(source: Source, label: str) -> bool:
+def _without_labels(source: Columns, label: str) -> bool:
     """Public test splits often come with -1 for every label."""
-    return all(sources.missing(cell) or cell == -1 for cell in source.columns.get(label, ()))
+    return all(columns.missing(cell) or cell == -1 for cell in source.columns.get(label, ()))
 
 
 def _carved_rows(rows: int, classes: int) -> int:
@@ -225,7 +226,7 @@ def _carved_rows(rows: int, classes: int) -> int:
     return max(min(max(1250, math.ceil(0.05 * rows)), math.ceil(0.15 * rows)), classes, 2)
 
 
-def _carve(tables: dict[str, Table], roles: Sequence[str], names: tuple[str, ...], seed: int) -> dict[str, Table]:
+def _carve(tables: dict[str, Table], roles: Sequence[str], names: tuple[str, ...], config: StudyConfig) -> dict[str, Table]:
     from sklearn.model_selection import train_test_split
 
     train = tables["train"]
@@ -241,10 +242,10 @@ def _carve(tables: dict[str, Table], roles: Sequence[str], names: tuple[str, ...
             raise InputError(f"data: the label {name!r} has only {count} row{'s'[: count > 1]}: too few to carve {wanted} out of train")
     left, carved = np.arange(len(train)), {}
     for role in reversed(roles):
-        strata = train.labels[left] if names else None
-        if names and np.unique(train.labels[left], return_counts=True)[1].min() < 2:
+        strata = tasks.of(config.task).strata(train.labels[left])
+        if strata is not None and np.unique(strata, return_counts=True)[1].min() < 2:
             raise InputError(f"data: some labels have too few rows to carve {wanted} out of train: give these as files of their own")
-        left, taken = train_test_split(left, test_size=size, random_state=seed, stratify=strata)
+        left, taken = train_test_split(left, test_size=size, random_state=config.data.split_seed, stratify=strata)
         carved[role] = train.rows(np.sort(taken))
     rest = train.rows(np.sort(left))
     _refuse_lost_classes(train, rest, names, f"data: carving {wanted}")
@@ -264,15 +265,15 @@ def _sample(train: Table, names: tuple[str, ...], config: StudyConfig) -> Table:
     size = config.data.max_train
     if size is None or size >= len(train):
         return train
-    strata = None
-    if names:
-        present, counts = np.unique(train.labels, return_counts=True)
+    strata = tasks.of(config.task).strata(train.labels)
+    if strata is not None:
+        present, counts = np.unique(strata, return_counts=True)
         if size < len(present):
             raise InputError(f"data.max_train: {size} rows cannot hold {len(present)} classes")
         if counts.min() < 2:
             raise InputError(f"data.max_train: the label {names[present[counts.argmin()]]!r} has a single row: give more rows of it")
         # leaving out fewer rows than there are classes cannot be shared out
-        strata = train.labels if len(train) - size >= len(present) else None
+        strata = strata if len(train) - size >= len(present) else None
     taken = train_test_split(np.arange(len(train)), train_size=size, random_state=config.data.split_seed, stratify=strata)[0]
     sample = train.rows(np.sort(taken))
     _refuse_lost_classes(train, sample, names, f"data.max_train: {size}")

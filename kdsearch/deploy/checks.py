@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from kdsearch import tasks
 from kdsearch.data.splits import Table, Tokens, tokenise
 from kdsearch.deploy import onnx_export
 from kdsearch.errors import KdsearchError
-from kdsearch.evaluation import metrics
 from kdsearch.io.check import Check
 from kdsearch.io.progress import Progress
 from kdsearch.student.saved import Student, load_student
@@ -55,7 +55,7 @@ class Reference:
         return typed(self.student, self.rows)
 
     def score(self, logits: np.ndarray, rows: np.ndarray | slice = slice(None)) -> float:
-        return metrics.scores(self.task, logits, self.rows.labels[rows])[self.quality]
+        return tasks.of(self.task).scores(logits, self.rows.labels[rows])[self.quality]
 
     def sample(self, most: int) -> np.ndarray:
         """Row numbers, ascending: all, or `most` drawn with a fixed seed."""

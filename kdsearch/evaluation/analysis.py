@@ -15,6 +15,7 @@ import numpy as np
 from scipy import optimize, special, stats
 from sklearn import metrics as sk
 
+from kdsearch import tasks
 from kdsearch.data.splits import Table
 
 BINS = 15  # of the confidence, equally wide
@@ -140,10 +141,8 @@ def slices(
         kind, slice, rows, student and teacher (accuracy; for a regression the mean absolute error), lost (teacher's minus student's
         accuracy, or the student's error minus the teacher's), ci95 of lost, all slices holding at once (Bonferroni).
     """
-    if task == "classification":
-        costs = [(logits.argmax(1) != labels).astype(np.float64) for logits in (student, teacher)]
-    else:
-        costs = [np.abs(logits[:, 0] - labels).astype(np.float64) for logits in (student, teacher)]
+    about = tasks.of(task)
+    costs = [about.row_errors(logits, labels) for logits in (student, teacher)]
     kept = [(kind, name, rows) for kind, named in parts.items() for name, rows in named if rows.sum() >= LEAST]
     quantile = float(stats.norm.ppf(1 - 0.025 / max(1, len(kept))))
     found = []
@@ -151,7 +150,7 @@ def slices(
         own, others = costs[0][rows], costs[1][rows]
         lost = float((own - others).mean())
         half = quantile * float((own - others).std(ddof=1)) / math.sqrt(len(own))
-        shown = [1 - own.mean(), 1 - others.mean()] if task == "classification" else [own.mean(), others.mean()]
+        shown = [about.of_errors(own.mean()), about.of_errors(others.mean())]
         found.append(
             {
                 "kind": kind,
@@ -228,7 +227,7 @@ def compare(
     """
     labels = table.labels
     found: dict[str, Any] = {"rows": len(table), "agreement": agreement(student, teacher)}
-    if task == "classification":
+    if tasks.of(task).named:
         known = validation[2]
         found["classes"] = {"student": per_class(student, labels, names), "teacher": per_class(teacher, labels, names)}
         found["calibration"] = {

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch.evaluation import metrics, statistics
+from kdsearch import tasks
+from kdsearch.evaluation import statistics
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ def judge(task: str, quality: str, labels: np.ndarray, recipes: Sequence[Sequenc
         recipes: of each the logits (N, C) of its seeds.
     """
     rng = np.random.default_rng(0)
-    scores = [tuple(metrics.scores(task, logits, labels) for logits in seeds) for seeds in recipes]
-    said = [np.stack([statistics.answers(task, logits) for logits in seeds]) for seeds in recipes]
+    scores = [tuple(tasks.of(task).scores(logits, labels) for logits in seeds) for seeds in recipes]
+    said = [np.stack([tasks.of(task).predictions(logits) for logits in seeds]) for seeds in recipes]
     observed = [np.array([each[quality] for each in seeds]) for seeds in scores]
     drawn = [statistics.resampled(quality, each, labels) for each in said]
     spreads = statistics.spreads(observed, drawn)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from kdsearch.evaluation import metrics
+from kdsearch.tasks import metrics
 
 DRAWS = 4000  # of a bootstrap
 LEVEL = 0.95
@@ -130,15 +130,6 @@ def _blocks(rows: int, draws: int, seed: int) -> Iterator[np.ndarray]:
     size = max(1, min(draws, _CELLS // rows))
     for number, start in enumerate(range(0, draws, size)):
         yield _block(rows, min(size, draws - start), seed, number)
-
-
-def answers(task: str, logits: np.ndarray) -> np.ndarray:
-    """(N,) what a model says of each row: a class number, or a value.
-
-    Args:
-        logits: (N, C); C = 1 for a regression.
-    """
-    return logits.argmax(-1) if task == "classification" else logits[:, 0].astype(np.float64)
 
 
 def resampled(metric: str, said: np.ndarray, labels: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> np.ndarray:

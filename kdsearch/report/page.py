@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
+from kdsearch import tasks
 from kdsearch.hpo.importance import LEAST, importances
 from kdsearch.io.text import clock, compact, times
 from kdsearch.report import tables
@@ -118,6 +119,7 @@ def context(facts: Facts) -> dict[str, Any]:
         "proposals": {"refused for size": len(facts.state.refused), "answered by an earlier trial": len(facts.state.reused)},
         "unfinished": len(facts.state.having(State.RUNNING)) + len(facts.state.having(State.RETURNED)),
         "simplest": _simplest(facts),
+        "guess": tasks.of(facts.study["task"]).simplest,
         "commands": commands(facts),
         "study_file": yaml.safe_dump(dict(facts.study), sort_keys=False, allow_unicode=True),
         "payload": payload(facts),
@@ -130,8 +132,7 @@ def _leading(found: dict[str, dict[str, float]]) -> dict[str, list[tuple[str, fl
 
 
 def _simplest(facts: Facts) -> str:
-    what = "accuracy of the majority class" if facts.study["task"] == "classification" else "squared error of the mean value"
-    return f"{what} on validation: {facts.manifest['teacher']['baseline']:.4g}"
+    return f"{tasks.of(facts.study['task']).baseline} on validation: {facts.manifest['teacher']['baseline']:.4g}"
 
 
 def commands(facts: Facts) -> list[tuple[str, str]]:

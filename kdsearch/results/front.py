@@ -12,10 +12,10 @@ import numpy as np
 
 from kdsearch.errors import StateError
 from kdsearch.results.record import State, StudyState, TrialRecord
+from kdsearch.tasks import metrics
 
 # The hypervolume's box. x: 0 at 3,162 parameters, 1 at a hundred million. y: 0 without an error, 1 where a balanced coin stands.
 _X_ORIGIN, _X_SPAN = 3.5, 4.5
-_CORRELATIONS = frozenset({"mcc", "pearson", "spearman"})  # a coin scores 0, not 0.5
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,6 @@ def pareto(points: Iterable[Point]) -> list[Point]:
     return front
 
 
-def _height(score: float, quality: str) -> float:
-    """y of the hypervolume, before clipping: error / 0.5.
-
-    A correlation's error is (1 - score) / 2, so that a coin stands at 0.5 as it does for accuracy; for balanced classes that is exactly the
-    error rate that a Matthews correlation stands for.
-    """
-    return (1.0 - score) if quality in _CORRELATIONS else (1.0 - score) / 0.5
-
-
 def hypervolume(points: Iterable[tuple[float, float]], quality: str = "accuracy") -> float:
     """The share of the unit square that the points dominate, 0..1.
 
@@ -66,7 +57,11 @@ def hypervolume(points: Iterable[tuple[float, float]], quality: str = "accuracy"
         points: (params, score) of each; any points, dominated ones add nothing.
         quality: the metric that score is.
     """
-    rows = [((math.log10(params) - _X_ORIGIN) / _X_SPAN, _height(score, quality)) for params, score in points if math.isfinite(score)]
+    rows = [
+        ((math.log10(params) - _X_ORIGIN) / _X_SPAN, metrics.error(quality, score) / 0.5)
+        for params, score in points
+        if math.isfinite(score)
+    ]
     if not rows:
         return 0.0
     corners = np.clip(np.asarray(rows, dtype=np.float64), 0.0, 1.0)

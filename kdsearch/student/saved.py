@@ -17,6 +17,7 @@ from scipy import special
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from kdsearch import tasks
 from kdsearch.api import Family, ModelInfo, Signal
 from kdsearch.data.splits import Table, tokenise
 from kdsearch.errors import InputError
@@ -106,10 +107,7 @@ class Student:
 
     def predict(self, texts: Texts, pairs: Texts | None = None, *, batch_size: int | None = None) -> list[str] | list[float]:
         """A label for each text; for a regression a value; [] for no texts. Arguments and errors as `logits`."""
-        logits = self.logits(texts, pairs, batch_size=batch_size)
-        if not self.labels:
-            return [float(value) for value in logits[:, 0]]
-        return [self.labels[index] for index in logits.argmax(-1)]
+        return tasks.of(self.record["task"]).decode(self.logits(texts, pairs, batch_size=batch_size), self.labels)
 
     __call__ = predict
 

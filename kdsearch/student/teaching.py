@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kdsearch import tasks
 from kdsearch.api import Batch, ModelInfo, Need, Outputs, Signal, Strategy, TeacherRole
-from kdsearch.evaluation import metrics
 from kdsearch.student.assets import Assets, Part
 from kdsearch.teacher.encoder import Encoder
 from kdsearch.teacher.signal_cache import from_bottom
@@ -145,11 +145,11 @@ class Teaching:
         assets, part = self._assets, self._assets.validation
         # Of several teachers it is a copy of the main one, and the part has their mean.
         said = part.signals[_LOGITS] if assets.several is None else assets.several.validation[0]
-        before = metrics.scores(assets.task, np.asarray(said), part.labels)
+        before = tasks.of(assets.task).scores(np.asarray(said), part.labels)
         below = None if self._signals is None else Signals(part, self._signals.needs, assets.info, self._device)
         copied = self._private if below is None or below.missing else _FromStates(self._private, below)
         logits = self._unit.own(predict.predict(copied, Rows(part.tokens, part.labels, pad=assets.pad, device=self._device)))
         if not np.isfinite(logits).all():
             raise NotFinite("the answers of the teacher's copy on validation are not finite")
-        after = metrics.scores(assets.task, logits, part.labels)
+        after = tasks.of(assets.task).scores(logits, part.labels)
         return {name: after[name] - before[name] for name in before}

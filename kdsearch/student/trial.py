@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from kdsearch import tasks
 from kdsearch.api import Family, Need, Signal, Strategy, TeacherRole
 from kdsearch.errors import InputError
-from kdsearch.evaluation import metrics
 from kdsearch.io.text import first_line
 from kdsearch.registry.registry import Plugins
 from kdsearch.space.spec import TrialSpec
@@ -123,20 +122,21 @@ class _Trial:
     def __init__(self, spec: TrialSpec, assets: Assets, device: torch.device) -> None:
         self.spec, self.assets, self.device = spec, assets, device
         self.output: nn.Linear | Rescalable | None = None  # of a regression: where the labels' unit goes
+        self.task = tasks.of(assets.task)
         plugins = Plugins.receive(assets.plugins)
         self.family = plugins.family(spec.family, spec.family_config)
         self.strategy: Strategy = plugins.strategy(spec.strategy, spec.strategy_config)
         self.recipe = Recipe(epochs=spec.epochs, **spec.training)
-        if assets.task == "regression" and self.recipe.label_smoothing:
-            raise InputError("training.label_smoothing: a regression has no classes to spread a label over: leave it out")
+        if not self.task.probabilities and self.recipe.label_smoothing:
+            raise InputError(f"training.label_smoothing: a {assets.task} has no classes to spread a label over: leave it out")
         info = self.family.info(assets.info)
         self.vocabulary = None if info.vocab == assets.info.vocab else assets.vocabularies[info.vocab]
         learnt, validation, pad = assets.learnt.tokens, assets.validation.tokens, assets.pad
         if self.vocabulary is not None:
             learnt, validation, pad = self.vocabulary.learnt, self.vocabulary.validation, self.vocabulary.pad
         module = self.family.build(assets.info)
-        parts = module.modules() if assets.task == "regression" else ()
-        fresh = {part: _copied(part) for part in parts if isinstance(part, nn.Linear)}
+        scaling = self.task.scaling(assets.learnt.labels[: assets.labelled])
+        fresh = {part: _copied(part) for part in module.modules() if scaling and isinstance(part, nn.Linear)}
         self.chosen = self._chosen_rows()
         if type(self.family).observe is not Family.observe:  # putting the text together takes a while, where it is long
             read = learnt.rows(self.chosen)
@@ -150,24 +150,24 @@ class _Trial:
         if self.table is not None:
             learnt, validation, pad = self.table.tokens(learnt), self.table.tokens(validation), self.table.pad
         self.validation = Rows(validation, assets.validation.labels, pad=pad, device=device)
-        self.unit = self._unit(fresh)
+        self.unit = self._unit(scaling, fresh)
         labels, smoothing = self.unit.standard(assets.learnt.labels), self.recipe.label_smoothing
-        self.rows = Rows(learnt, labels, pad=pad, device=device, label_smoothing=smoothing)
+        self.rows = Rows(learnt, labels, pad=pad, device=device, label_smoothing=smoothing, task=assets.task)
         self.student_needs = self.strategy.student_needs(assets.info, info)
         self.teaching = Teaching(self.strategy, assets, info, device, self.unit)
         self.best: _Look | None = None
 
-    def _unit(self, fresh: Mapping[nn.Linear, Mapping[str, Tensor]]) -> Unit:
+    def _unit(self, scaling: tuple[float, float] | None, fresh: Mapping[nn.Linear, Mapping[str, Tensor]]) -> Unit:
         """What the student learns in: of a regression standardised, where its output can be brought back into the labels' unit.
 
         fresh: its linear maps as they were built.
         """
-        if self.assets.task != "regression":
+        if scaling is None:
             return OWN
         self.output = output_map(self.module, self.validation.batch(np.arange(min(8, len(self.validation)))))
         if self.output is None:
             return OWN
-        unit = Unit.of(self.assets.learnt.labels[: self.assets.labelled])
+        unit = Unit(*scaling)
         if isinstance(self.output, nn.Linear) and self.output in fresh:
             now, before = _copied(self.output), fresh[self.output]
             if any(not torch.equal(now[name].cpu(), before[name]) for name in now):
@@ -179,9 +179,8 @@ class _Trial:
         assets = self.assets
         if self.strategy.teacher is not TeacherRole.ABSENT:
             logits = as_tensor(np.asarray(assets.learnt.signals[Need(Signal.LOGITS)])[self.chosen])
-            return logits.softmax(-1) if assets.labels else logits
-        labels = as_tensor(assets.learnt.labels[self.chosen])
-        return F.one_hot(labels, len(assets.labels)).float() if assets.labels else labels.unsqueeze(-1)
+            return self.task.targets(logits)
+        return self.task.targets_of_labels(as_tensor(assets.learnt.labels[self.chosen]), self.task.outputs(assets.labels))
 
     def _chosen_rows(self) -> np.ndarray:
         """The training rows, and of the unlabelled and augmented ones the shares that the recipe asks for."""
@@ -220,7 +219,7 @@ class _Trial:
         logits = self.unit.own(predict.predict(self.module, self.validation))
         if not np.isfinite(logits).all():
             raise NotFinite("the student's answers on validation are not finite")
-        return logits, metrics.scores(self.assets.task, logits, self.assets.validation.labels)
+        return logits, self.task.scores(logits, self.assets.validation.labels)
 
     def _improves(self, share: float, scores: Mapping[str, float]) -> bool:
         """Whether training is to go on; the weights of the best look are kept."""

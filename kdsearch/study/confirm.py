@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from kdsearch import tasks
 from kdsearch.api import Need, Signal
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits
 from kdsearch.data.splits import Table
 from kdsearch.errors import VerdictNo
-from kdsearch.evaluation import analysis, evidence, metrics, statistics
+from kdsearch.evaluation import analysis, evidence, statistics
 from kdsearch.evaluation.evidence import Seeds
 from kdsearch.hpo.ray_tasks import train_all
 from kdsearch.io import files
@@ -294,7 +295,9 @@ class _Confirmation:
             rows=len(table),
             runs=sorted([spec, seed] for spec, seed in {run.key for run in runs}),
             teacher={**teacher.means, "ci95": list(teacher.ci95)},
-            majority=metrics.scores(self.study.task, _simplest(self.known.data.train.labels, taught.shape), table.labels),
+            majority=tasks.of(self.study.task).scores(
+                tasks.of(self.study.task).guess(self.known.data.train.labels, taught.shape), table.labels
+            ),
             share_asked=asked,
             finalists=blocks,
         )
@@ -332,13 +335,3 @@ class _Confirmation:
         path = self.folder.analysis_file(trial)
         files.ensure_folder(path.parent)
         files.replace_json(path, {"trial": trial, "on": "test", "seed": run.spec.seed, **found, "training": moved})
-
-
-def _simplest(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The logits (N, C) of the guess that looks at no text: the majority class of training, or its mean value."""
-    found = np.zeros(shape, np.float32)
-    if np.issubdtype(labels.dtype, np.floating):
-        found[:] = float(np.nanmean(labels))
-    else:
-        found[:, np.bincount(labels[labels >= 0], minlength=shape[1]).argmax()] = 1.0
-    return found

@@ -95,7 +95,7 @@ def estimate(known: Known, train: Tokens, parts: list[Tokens]) -> Estimate:
     torch.set_num_threads(study.search.resources.cpu)
     try:
         rng = np.random.default_rng(0)
-        labels = np.zeros(len(train), np.float32 if study.task == "regression" else np.int64)
+        labels = np.zeros_like(known.data.train.labels)
         rows = Rows(train, labels, pad=0, device=torch.device("cpu"))
         batch = rows.batch(rng.choice(len(train), min(recipe.batch_size, len(train)), replace=False))
         with torch.random.fork_rng(devices=[]):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kdsearch import tasks
 from kdsearch.api import Family, ModelInfo, Need, Signal, TeacherRole
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits, vocabulary
@@ -18,7 +19,6 @@ from kdsearch.data.augment import augment
 from kdsearch.data.splits import Data, Table, Tokens
 from kdsearch.data.vocabulary import Vocabulary
 from kdsearch.errors import InputError
-from kdsearch.evaluation import metrics
 from kdsearch.io import files as io
 from kdsearch.io.progress import Progress
 from kdsearch.registry import registry
@@ -171,7 +171,9 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
     tables, texts = dict(known.tables), dict(known.learnt)
     if study.data.augment:
         words = found.model.get_input_embeddings().weight
-        tables["augmented"] = augment(rows.train, study.data.augment, found.tokenizer, words, study.data.split_seed, rows.judged)
+        tables["augmented"] = augment(
+            rows.train, study.data.augment, found.tokenizer, words, study.data.split_seed, rows.judged, study.task
+        )
         texts["augmented"] = splits.tokenise(tables["augmented"], found.tokenizer, length)
     wanted = signal_cache.plan(
         frozen_needs(known.exploration.candidates, known.info), list(texts.values()), found.info, study.cache.max_bytes
@@ -312,7 +314,7 @@ def _manifest(known: Known, teachers: tuple[Teacher, ...], prepared: Assets, cac
     facts = [_facts(one, study.data.max_length) for one in teachers]
     whole, several = facts[0], {}
     if len(facts) > 1:
-        mean = metrics.scores(study.task, np.asarray(prepared.validation.signals[_LOGITS]), prepared.validation.labels)
+        mean = tasks.of(study.task).scores(np.asarray(prepared.validation.signals[_LOGITS]), prepared.validation.labels)
         whole, several = _as_one(facts, mean), {"teachers": facts}
     return {
         "name": study.name,

@@ -13,7 +13,7 @@ from rich.console import Console
 from kdsearch.config import study_file
 from kdsearch.config.schema import StudyConfig
 from kdsearch.errors import InputError, Interrupted, StateError, VerdictNo
-from kdsearch.evaluation import metrics, statistics
+from kdsearch.evaluation import statistics
 from kdsearch.hpo import ray_session
 from kdsearch.hpo.early_stopping import Rungs
 from kdsearch.hpo.live_view import View
@@ -29,6 +29,7 @@ from kdsearch.study import prepare
 from kdsearch.study.interrupts import Interrupts, interruptible
 from kdsearch.study.prepare import Known, Prepared
 from kdsearch.study.study import Study
+from kdsearch.tasks import metrics
 
 
 def search(

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from kdsearch import tasks
 from kdsearch.config import schema
 from kdsearch.data import splits
 from kdsearch.errors import KdsearchError
-from kdsearch.evaluation import metrics
 from kdsearch.io.check import Check
 from kdsearch.registry import registry
 from kdsearch.results.folder import StudyFolder
@@ -60,13 +60,13 @@ def _student(folder: StudyFolder, point: dict[str, Any], rows: splits.Table, stu
         return Check(what, False, f"{student.params:,} params, {size:,} bytes; recorded {point['params']:,} and {point['bytes']:,}")
     logits = student.logits(rows.texts, rows.pairs)
     assert rows.labels is not None
-    scores = metrics.scores(study.task, logits, rows.labels)
+    scores = tasks.of(study.task).scores(logits, rows.labels)
     kept = np.load(folder.predictions_file(point["trial"]), allow_pickle=False)
     furthest = float(np.abs(logits - kept).max()) if kept.shape == logits.shape else float("inf")
     quality = study.search.objectives[0]
     again, recorded = scores[quality], point["validation"][quality]
     # One row whose two best logits are nearly equal may fall either way on another machine.
-    close = furthest <= TOLERANCE * (1.0 if study.task == "classification" else max(1.0, float(np.nanstd(rows.labels))))
+    close = furthest <= TOLERANCE * tasks.of(study.task).spread(rows.labels)
     slack = 1 / len(rows.texts) if close else 0.0
     passed = close and abs(again - recorded) <= slack + 1e-9
     return Check(what, passed, f"{quality} {again:.4f}, recorded {recorded:.4f}; logits differ by at most {furthest:.1e}")

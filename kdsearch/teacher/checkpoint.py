@@ -27,6 +27,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from kdsearch import tasks
 from kdsearch.errors import EnvironmentProblem, InputError
 from kdsearch.io import files
 from kdsearch.io.text import first_line
@@ -223,7 +224,7 @@ def load_model(checkpoint: Checkpoint, *, new_head: bool, labels: Sequence[str],
     if new_head:
         names = dict(enumerate(labels)) or {0: "LABEL_0"}
         options = {"num_labels": len(names), "id2label": names, "label2id": {name: index for index, name in names.items()}}
-        options["problem_type"] = "regression" if task == "regression" else "single_label_classification"
+        options["problem_type"] = tasks.of(task).problem_type
         options["ignore_mismatched_sizes"] = True
     try:
         with quiet():

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from kdsearch import losses
+from kdsearch import losses, tasks
 from kdsearch.api import Need, Signal
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data.splits import Data, Table, Tokens, tokenise
 from kdsearch.errors import InputError
-from kdsearch.evaluation import metrics
 from kdsearch.io.progress import Progress
 from kdsearch.teacher import resolve as teacher
 from kdsearch.teacher.resolve import Plan, Teacher
@@ -100,7 +99,7 @@ def advice(logits: np.ndarray, labels: np.ndarray, task: str, quality: str, keys
     """
 
     def score(places: Sequence[int]) -> float:
-        return metrics.scores(task, mean(logits[list(places)]), labels)[quality]
+        return tasks.of(task).scores(mean(logits[list(places)]), labels)[quality]
 
     every = range(len(logits))
     whole, alone = score(every), [score([place]) for place in every]

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from kdsearch import tasks
 from kdsearch.api import ModelInfo, Need, Signal
 from kdsearch.config.schema import FineTune, StudyConfig, TeacherConfig
 from kdsearch.data.splits import Data, Table, tokenise
@@ -24,6 +25,7 @@ from kdsearch.io.progress import Progress
 from kdsearch.teacher import checkpoint, encoder, gate, signal_cache
 from kdsearch.teacher.checkpoint import Checkpoint
 from kdsearch.training.loop import NotFinite, Recipe, Rows, default_device, fast_bfloat16, fit, groups, mixed
+from kdsearch.training.target_scaling import OWN, Unit
 
 RECORD = "kdsearch-teacher.json"  # in a folder that we tuned: what it was tuned from and on
 TUNING = 1  # version of the fine-tuning: raise it when the same inputs give another teacher
@@ -83,7 +85,7 @@ def inspect(config: StudyConfig, data: Data, place: int = 0) -> Plan:
         order = _order(asked, data, found, key, must_fit=tuning is None)
     elif asked.labels is not None:
         raise InputError(f"{key}.labels: a backbone has no label names yet: leave it out")
-    info = replace(encoder.info(found.config, data.task), labels=len(data.labels) or 1)
+    info = replace(encoder.info(found.config, data.task), labels=tasks.of(data.task).outputs(data.labels))
     if config.data.max_length > info.positions:
         which = "the teacher" if key == "teacher" else key
         raise InputError(f"data.max_length: {config.data.max_length} is more than the {info.positions} tokens that {which} reads")
@@ -158,14 +160,7 @@ def _tuning(asked: TeacherConfig, found: Checkpoint, key: str) -> FineTune | Non
 
 def _order(asked: TeacherConfig, data: Data, found: Checkpoint, key: str, *, must_fit: bool) -> tuple[int, ...] | None:
     try:
-        if data.task == "regression":
-            if len(found.labels) != 1:
-                raise InputError(
-                    f"{found.where}: the teacher has {len(found.labels)} labels, but a regression needs one number: give a teacher for it, "
-                    f"or {key}.finetune: {{epochs: 3, lr: 5.0e-5}} to tune it for that"
-                )
-            return (0,)
-        return gate.align(found.labels, data.labels, asked.labels, found.where, key)
+        return tasks.of(data.task).align(found.labels, data.labels, asked.labels, found.where, key)
     except InputError:
         if must_fit or asked.labels is not None:
             raise
@@ -195,8 +190,9 @@ def _tuned(
 ) -> tuple[PreTrainedModel, bool, tuple[str, ...]]:
     """(model, whether it was there already, notes). Kept in the cache under everything that decides it."""
     recipe = Recipe(lr=tuning.lr, epochs=tuning.epochs)
-    decided = {
+    decided: dict[str, object] = {
         "version": TUNING,
+        **({"scaling": 2} if tasks.of(data.task).scaling(data.train.labels) else {}),  # in double precision since
         "seed": SEED,
         "task": data.task,
         "labels": list(data.labels),
@@ -241,15 +237,14 @@ def _finetune(plan: Plan, recipe: Recipe, config: StudyConfig, data: Data, progr
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(SEED)
         model = checkpoint.load_model(plan.checkpoint, new_head=True, labels=data.labels, task=data.task)
-        if plan.order is not None and data.task == "classification":
+        if plan.order is not None:
             _reorder(model, plan.order)
-        centre, scale = 0.0, 1.0
-        if data.task == "regression":
-            # Trained on standardised targets, whatever their unit: one lr fits all. The head takes the unit back afterwards, exactly.
-            centre, scale = float(labels.mean()), float(labels.std()) or 1.0
-            labels = ((labels - centre) / scale).astype(np.float32)
-            if plan.order is not None:
-                _rescale(model, 1 / scale, -centre / scale)
+        # Trained on standardised targets, whatever their unit: one lr fits all. The head takes the unit back afterwards, exactly.
+        scaling = tasks.of(data.task).scaling(labels)
+        unit = OWN if scaling is None else Unit(*scaling)
+        labels = unit.standard(labels)
+        if plan.order is not None and unit != OWN:
+            unit.unfold(checkpoint.head(model))
         model.requires_grad_(True)
         module = encoder.Encoder(model).to(device).train()
         rows = Rows(tokens, labels, pad=model.config.pad_token_id or 0, device=device)
@@ -271,7 +266,8 @@ def _finetune(plan: Plan, recipe: Recipe, config: StudyConfig, data: Data, progr
         except NotFinite as problem:
             raise InputError(f"{plan.key}.finetune: lr {recipe.lr:g} is too high for this backbone ({problem}): lower it") from problem
     module.to("cpu").eval().requires_grad_(False)
-    _rescale(model, scale, centre)
+    if unit != OWN:
+        unit.fold(checkpoint.head(model))
     return model
 
 
@@ -346,17 +342,8 @@ def _reorder(model: PreTrainedModel, order: Sequence[int]) -> None:
         head.bias.data = head.bias.data[places].clone()
 
 
-def _rescale(model: PreTrainedModel, scale: float, shift: float) -> None:
-    """The head's outputs times scale, plus shift."""
-    if (scale, shift) == (1.0, 0.0):
-        return
-    head = checkpoint.head(model)
-    head.weight.data.mul_(scale)
-    head.bias.data.mul_(scale).add_(shift)
-
-
 def _name_outputs(config: PretrainedConfig, data: Data) -> None:
-    config.problem_type = "regression" if data.task == "regression" else "single_label_classification"
+    config.problem_type = tasks.of(data.task).problem_type
     if data.labels:
         config.id2label = dict(enumerate(data.labels))
         config.label2id = {label: index for index, label in enumerate(data.labels)}

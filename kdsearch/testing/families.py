@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertForSequenceClassification, PreTrainedModel
 
+from kdsearch import tasks
 from kdsearch.api import Batch, Family, ModelInfo, Need, Outputs, Signal, UndeclaredSignal
 from kdsearch.registry.classes import construct, dump
 from kdsearch.space.knobs import CornerDraw, Knobs
@@ -39,7 +40,7 @@ class _Teacher:
         with torch.no_grad():
             logits = self.model(input_ids=batch.ids, attention_mask=batch.mask).logits
         ids = batch.ids[batch.mask] % family.info(self.info).vocab
-        return ids, offsets, logits if self.info.task == "regression" else logits.softmax(-1)
+        return ids, offsets, tasks.of(self.info.task).targets(logits)
 
 
 @cache

@@ -69,8 +69,8 @@ def eight_sentences(*, labels: int = CLASSES, vocab: int = VOCAB, extra_columns:
 
 def unlabelled(batch: Batch) -> Batch:
     """The same rows with no label known."""
-    nothing = float("nan") if batch.labels.is_floating_point() else -100
-    return Batch(batch.ids, batch.mask, torch.full_like(batch.labels, nothing), batch.example, batch.types)
+    nothing = torch.from_numpy(batch.task_of_labels.unlabelled(len(batch.labels)))
+    return Batch(batch.ids, batch.mask, nothing, batch.example, batch.types)
 
 
 def reordered(batch: Batch, order: Tensor) -> Batch:

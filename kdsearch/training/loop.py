@@ -67,8 +67,10 @@ class Recipe:
 class Rows:
     """Token rows and labels on a device, made into padded batches without any Python per row."""
 
-    def __init__(self, tokens: Tokens, labels: np.ndarray, *, pad: int, device: torch.device, label_smoothing: float = 0.0) -> None:
-        self.device, self.pad, self.label_smoothing = device, pad, label_smoothing
+    def __init__(
+        self, tokens: Tokens, labels: np.ndarray, *, pad: int, device: torch.device, label_smoothing: float = 0.0, task: str = ""
+    ) -> None:
+        self.device, self.pad, self.label_smoothing, self.task = device, pad, label_smoothing, task
         self.lengths = tokens.lengths
         self._ids = as_tensor(tokens.ids).to(device)
         self._offsets = as_tensor(np.asarray(tokens.offsets)).to(device)
@@ -84,7 +86,7 @@ class Rows:
         mask, places = token_places(self._offsets, chosen, int(self.lengths[rows].max()), len(self._ids))
         ids = torch.where(mask, self._ids[places].long(), self.pad)
         types = None if self._types is None else torch.where(mask, self._types[places].long(), 0)
-        return Batch(ids, mask, self._labels[chosen], chosen, types, self.label_smoothing)
+        return Batch(ids, mask, self._labels[chosen], chosen, types, self.label_smoothing, self.task)
 
 
 def token_places(offsets: Tensor, rows: Tensor, width: int, total: int) -> tuple[Tensor, Tensor]:

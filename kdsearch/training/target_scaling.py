@@ -23,14 +23,6 @@ class Unit:
     mean: float = 0.0
     sd: float = 1.0
 
-    @classmethod
-    def of(cls, labels: np.ndarray) -> Unit:
-        """That of labels (N,) float, NaN left out; their spread is 1 where all are equal."""
-        known = labels[~np.isnan(labels)].astype(np.float64)
-        if not len(known):
-            return cls()
-        return cls(float(known.mean()), float(known.std()) if known.min() < known.max() else 1.0)
-
     def standard(self, values: np.ndarray) -> np.ndarray:
         """From the labels' unit: (values - mean) / sd, float32."""
         return values if self == OWN else ((np.asarray(values, np.float64) - self.mean) / self.sd).astype(np.float32)

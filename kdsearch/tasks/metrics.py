@@ -1,0 +1,23 @@
+"""Quality metrics by name: what is the same for one whichever task has it. Scores themselves are each task's."""
+
+from __future__ import annotations
+
+import math
+
+CORRELATIONS = frozenset({"mcc", "pearson", "spearman"})  # a coin scores 0, not 0.5
+
+
+def standard_error(metric: str, score: float, rows: int) -> float:
+    """Of a score on `rows` validation rows: binomial for shares of rows, (1 - r^2)/sqrt(n - 1) for a correlation."""
+    if metric in CORRELATIONS:
+        return (1 - score * score) / math.sqrt(max(1, rows - 1))
+    share = min(max(score, 0.0), 1.0)
+    return math.sqrt(share * (1 - share) / max(1, rows))
+
+
+def error(metric: str, score: float) -> float:
+    """A score as an error that is 0 for a perfect model and 0.5 where a balanced coin stands: 1 - score, of a correlation (1 - score) / 2.
+
+    For balanced classes the latter is exactly the error rate that a Matthews correlation stands for.
+    """
+    return (1.0 - score) / 2 if metric in CORRELATIONS else 1.0 - score
