@@ -37,7 +37,7 @@ from kdsearch.student.trial import TrialResult
 from kdsearch.study import finalists, prepare
 from kdsearch.study.finalists import Role, Run
 from kdsearch.study.interrupts import Interrupts, interruptible
-from kdsearch.study.prepare import Known, Prepared
+from kdsearch.study.prepared import Known, Prepared
 
 ROLES: tuple[Role, ...] = ("student", "control")  # a run that is both is known as a student's
 

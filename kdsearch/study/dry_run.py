@@ -20,7 +20,7 @@ from kdsearch.data.splits import Tokens
 from kdsearch.io.text import clock
 from kdsearch.space.candidates import Candidate
 from kdsearch.study import prepare
-from kdsearch.study.prepare import Known
+from kdsearch.study.prepared import Known
 from kdsearch.teacher import signal_cache
 from kdsearch.teacher.encoder import Encoder
 from kdsearch.teacher.resolve import Plan

@@ -2,101 +2,34 @@
 
 from __future__ import annotations
 
-import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from importlib import metadata
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from kdsearch import tasks
-from kdsearch.api import Family, ModelInfo, Need, Signal, TeacherRole
+from kdsearch.api import ModelInfo, Need, Signal, TeacherRole
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits, vocabulary
 from kdsearch.data.augment import augment
-from kdsearch.data.splits import Data, Table, Tokens
+from kdsearch.data.splits import Table
 from kdsearch.data.vocabulary import Vocabulary
 from kdsearch.errors import InputError
-from kdsearch.io import files as io
 from kdsearch.io.progress import Progress
 from kdsearch.registry import registry
 from kdsearch.registry.registry import Plugins
 from kdsearch.space import cost
 from kdsearch.space.candidates import Candidate
-from kdsearch.space.explore import Exploration, explore
+from kdsearch.space.explore import explore
 from kdsearch.student.assets import Assets, Part, Several
+from kdsearch.study.manifest import manifest
+from kdsearch.study.prepared import Known, Prepared
 from kdsearch.teacher import ensemble, resolve, signal_cache
-from kdsearch.teacher.encoder import Encoder
-from kdsearch.teacher.ensemble import Other
 from kdsearch.teacher.resolve import Teacher
 from kdsearch.teacher.signal_cache import Signals
 from kdsearch.teacher.trainable_copy import split_state
 
 _LOGITS = Need(Signal.LOGITS)
-_VERSIONS = ("kdsearch", "torch", "transformers", "ray", "optuna", "numpy")
-
-
-@dataclass(frozen=True)
-class Known:
-    """What files alone tell; nothing has been computed yet."""
-
-    config: StudyConfig
-    plugins: Plugins
-    data: Data
-    plan: resolve.Plan
-    tables: dict[str, Table]  # what students learn from, by name: train, unlabelled, augmented
-    learnt: dict[str, Tokens]  # the same in the teacher's pieces
-    validation: Tokens
-    pieces: np.ndarray  # the teacher's ids in the order in which pruned vocabularies keep them
-    info: ModelInfo  # the teacher's, with the vocabularies that students may have
-    exploration: Exploration
-    others: tuple[Other, ...] = ()  # the teachers beside the main one, which all of the above is about
-
-    def price(self, family: Family) -> cost.Cost:
-        """Exact costs of a student; FLOPs of one text of data.max_length tokens."""
-        return cost.price(family, self.info, self.config.data.max_length)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """All that trials need, and what is told of where it came from."""
-
-    known: Known
-    teachers: tuple[Teacher, ...]  # the main one first
-    assets: Assets
-    manifest: dict[str, Any]
-    forwards: int  # rows that the teachers were run on now; 0 when the cache had everything
-    seconds: float  # that the teachers took: fine-tuning, gate and signals
-    notes: tuple[str, ...]
-
-    @property
-    def teacher(self) -> Teacher:
-        """The main one."""
-        return self.teachers[0]
-
-    def taught(self, table: Table, progress: Progress | None = None) -> np.ndarray:
-        """(N, C) what students are held against on any rows: the teacher's logits, those of the mean where there are several."""
-        length = self.known.config.data.max_length
-        said = []
-        for place, one in enumerate(self.teachers):
-            told = ensemble.numbered(progress, place, len(self.teachers))
-            tokens = splits.tokenise(table, one.tokenizer, length)
-            said.append(signal_cache.signals(one, tokens, [_LOGITS], None, told, max_length=length).columns[_LOGITS].values)
-        return ensemble.mean(said)
-
-    @property
-    def object_bytes(self) -> int:
-        """What the assets take in an object store."""
-        total = sum(array.nbytes for array in self.assets.teacher_weights.values())
-        tokens = [self.assets.learnt.tokens, self.assets.validation.tokens]
-        for pruned in self.assets.vocabularies.values():
-            tokens += [pruned.learnt, pruned.validation]
-        total += sum(each.ids.nbytes + each.offsets.nbytes for each in tokens)
-        if self.assets.several is not None:
-            total += self.assets.several.nbytes
-        return total + sum(column.nbytes for part in (self.assets.learnt, self.assets.validation) for column in part.signals.values())
 
 
 def inspect(study: StudyConfig) -> Known:
@@ -216,7 +149,7 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
     forwards = sum(one.forwards for one in teachers) + sum(each.forwards for each in passes)
     seconds = sum(one.seconds for one in teachers) + sum(each.seconds for each in passes)
     stored = sum(each.bytes for each in passes)
-    return Prepared(known, teachers, assets, _manifest(known, teachers, assets, stored), forwards, seconds, tuple(notes))
+    return Prepared(known, teachers, assets, manifest(known, teachers, assets, stored), forwards, seconds, tuple(notes))
 
 
 def _with_others(
@@ -280,63 +213,3 @@ def _vocabularies(known: Known, found: Teacher, tables: Mapping[str, Table]) -> 
         validation = splits.tokenise(known.data.validation, tokenizer, length)
         made[size] = Vocabulary(pieces, files, tokenizer.pad_token_id or 0, learnt, validation)
     return made
-
-
-def _facts(found: Teacher, max_length: int) -> dict[str, Any]:
-    """What the manifest says of a teacher."""
-    return {
-        "source": found.source,
-        "fingerprint": found.fingerprint,
-        "tokenizer": found.tokenizer_hash,
-        "tuned": found.tuned,
-        "params": sum(parameter.numel() for parameter in found.model.parameters()),
-        "bytes": cost.safetensors_bytes(found.model.state_dict()),
-        "flops": cost.counted_flops(Encoder(found.model), found.model, max_length),
-        "validation": found.validation,
-        "baseline": found.baseline,
-    }
-
-
-def _as_one(facts: list[dict[str, Any]], validation: dict[str, float]) -> dict[str, Any]:
-    """Several teachers as the one that their mean is: it takes all of them to answer. validation: the mean's scores there."""
-    return {
-        **facts[0],
-        "source": f"the mean of {', '.join(each['source'] for each in facts)}",
-        "fingerprint": io.digest(*(each["fingerprint"] for each in facts)),
-        "tuned": any(each["tuned"] for each in facts),
-        **{size: sum(each[size] for each in facts) for size in ("params", "bytes", "flops")},
-        "validation": validation,
-    }
-
-
-def _manifest(known: Known, teachers: tuple[Teacher, ...], prepared: Assets, cached_bytes: int) -> dict[str, Any]:
-    study, rows = known.config, known.data
-    facts = [_facts(one, study.data.max_length) for one in teachers]
-    whole, several = facts[0], {}
-    if len(facts) > 1:
-        mean = tasks.of(study.task).scores(np.asarray(prepared.validation.signals[_LOGITS]), prepared.validation.labels)
-        whole, several = _as_one(facts, mean), {"teachers": facts}
-    return {
-        "name": study.name,
-        "objectives": list(study.search.objectives),
-        "seed": study.seed,
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in _VERSIONS}},
-        "plugins": known.plugins.describe(),
-        "data": {
-            "fingerprint": rows.fingerprint,
-            "split": rows.split_fingerprint,
-            "rows": {
-                "train": len(rows.train.texts),
-                "validation": len(rows.validation.texts),
-                "test": rows.test_rows,
-                "unlabelled": prepared.unlabelled,
-                "augmented": prepared.augmented,
-            },
-            "carved": list(rows.carved),
-            "dropped": dict(rows.dropped),
-            "labels": list(rows.labels),
-        },
-        "teacher": {**whole, "test": None},
-        **several,
-        "cache": {"bytes": cached_bytes},
-    }

@@ -27,7 +27,7 @@ from kdsearch.results.record import State
 from kdsearch.student.trial import RUNGS
 from kdsearch.study import prepare
 from kdsearch.study.interrupts import Interrupts, interruptible
-from kdsearch.study.prepare import Known, Prepared
+from kdsearch.study.prepared import Known, Prepared
 from kdsearch.study.study import Study
 from kdsearch.tasks import metrics
 

@@ -1,0 +1,84 @@
+"""A study before and after it is prepared: what its files alone tell, and all that its trials need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kdsearch.api import Family, ModelInfo, Need, Signal
+from kdsearch.config.schema import StudyConfig
+from kdsearch.data import splits
+from kdsearch.data.splits import Data, Table, Tokens
+from kdsearch.io.progress import Progress
+from kdsearch.registry.registry import Plugins
+from kdsearch.space import cost
+from kdsearch.space.explore import Exploration
+from kdsearch.student.assets import Assets
+from kdsearch.teacher import ensemble, resolve, signal_cache
+from kdsearch.teacher.ensemble import Other
+from kdsearch.teacher.resolve import Teacher
+
+_LOGITS = Need(Signal.LOGITS)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What files alone tell; nothing has been computed yet."""
+
+    config: StudyConfig
+    plugins: Plugins
+    data: Data
+    plan: resolve.Plan
+    tables: dict[str, Table]  # what students learn from, by name: train, unlabelled, augmented
+    learnt: dict[str, Tokens]  # the same in the teacher's pieces
+    validation: Tokens
+    pieces: np.ndarray  # the teacher's ids in the order in which pruned vocabularies keep them
+    info: ModelInfo  # the teacher's, with the vocabularies that students may have
+    exploration: Exploration
+    others: tuple[Other, ...] = ()  # the teachers beside the main one, which all of the above is about
+
+    def price(self, family: Family) -> cost.Cost:
+        """Exact costs of a student; FLOPs of one text of data.max_length tokens."""
+        return cost.price(family, self.info, self.config.data.max_length)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that trials need, and what is told of where it came from."""
+
+    known: Known
+    teachers: tuple[Teacher, ...]  # the main one first
+    assets: Assets
+    manifest: dict[str, Any]
+    forwards: int  # rows that the teachers were run on now; 0 when the cache had everything
+    seconds: float  # that the teachers took: fine-tuning, gate and signals
+    notes: tuple[str, ...]
+
+    @property
+    def teacher(self) -> Teacher:
+        """The main one."""
+        return self.teachers[0]
+
+    def taught(self, table: Table, progress: Progress | None = None) -> np.ndarray:
+        """(N, C) what students are held against on any rows: the teacher's logits, those of the mean where there are several."""
+        length = self.known.config.data.max_length
+        said = []
+        for place, one in enumerate(self.teachers):
+            told = ensemble.numbered(progress, place, len(self.teachers))
+            tokens = splits.tokenise(table, one.tokenizer, length)
+            said.append(signal_cache.signals(one, tokens, [_LOGITS], None, told, max_length=length).columns[_LOGITS].values)
+        return ensemble.mean(said)
+
+    @property
+    def object_bytes(self) -> int:
+        """What the assets take in an object store."""
+        total = sum(array.nbytes for array in self.assets.teacher_weights.values())
+        tokens = [self.assets.learnt.tokens, self.assets.validation.tokens]
+        for pruned in self.assets.vocabularies.values():
+            tokens += [pruned.learnt, pruned.validation]
+        total += sum(each.ids.nbytes + each.offsets.nbytes for each in tokens)
+        if self.assets.several is not None:
+            total += self.assets.several.nbytes
+        return total + sum(column.nbytes for part in (self.assets.learnt, self.assets.validation) for column in part.signals.values())
