@@ -41,7 +41,7 @@ from kdsearch.space.spec import TrialSpec
 from kdsearch.student import trial
 from kdsearch.student.saved import load_student
 from kdsearch.student.trial import TrialResult
-from kdsearch.study import confirm, finalists, prepare
+from kdsearch.study import confirm, confirm_runs, finalists, prepare
 from kdsearch.study.interrupts import interruptible
 
 
@@ -257,7 +257,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[TrialSpec]:
             trained.append(spec)
             yield place, trial.run(spec, assets)
 
-    monkeypatch.setattr(confirm, "train_all", here)
+    monkeypatch.setattr(confirm_runs, "train_all", here)
     return trained
 
 
@@ -346,7 +346,7 @@ def test_running_it_again_trains_nothing_and_leaves_the_test_closed(folder: Path
 
 def test_a_run_that_was_cut_off_goes_on(folder: Path, in_process: list[TrialSpec], monkeypatch: pytest.MonkeyPatch) -> None:
     """First in the middle of training, then with the test rows open."""
-    whole = confirm.train_all
+    whole = confirm_runs.train_all
 
     def two(specs: Sequence[TrialSpec], assets: Any, **more: Any) -> Iterator[tuple[int, TrialResult]]:
         for place, (number, result) in enumerate(whole(specs, assets, **more)):
@@ -355,7 +355,7 @@ def test_a_run_that_was_cut_off_goes_on(folder: Path, in_process: list[TrialSpec
             yield number, result
 
     with monkeypatch.context() as patch:
-        patch.setattr(confirm, "train_all", two)
+        patch.setattr(confirm_runs, "train_all", two)
         with pytest.raises(KeyboardInterrupt):
             run(folder, top=1)
     done = events(folder, "confirmed_run")
@@ -406,7 +406,7 @@ def test_a_seed_that_fails_is_told_and_one_that_always_fails_is_no_finalist(fold
             bad = spec.seed == seeds[1] and spec.strategy != "hard"
             yield place, TrialResult("failed", "not_finite", "the loss is NaN") if bad else trial.run(spec, assets)
 
-    monkeypatch.setattr(confirm, "train_all", failing)
+    monkeypatch.setattr(confirm_runs, "train_all", failing)
     document, told = run(folder)
     points = [point for point in confirm_command.confirmed_points(document) if point["strategy"] == "logit"]
     assert points
@@ -419,7 +419,7 @@ def test_a_seed_that_fails_is_told_and_one_that_always_fails_is_no_finalist(fold
 
 def test_when_every_run_fails_the_reason_is_told_and_the_test_stays_closed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = TrialResult("failed", "error", "logit: boom")
-    monkeypatch.setattr(confirm, "train_all", lambda specs, assets, **_: ((place, bad) for place in range(len(specs))))
+    monkeypatch.setattr(confirm_runs, "train_all", lambda specs, assets, **_: ((place, bad) for place in range(len(specs))))
     with pytest.raises(VerdictNo, match="every run of every finalist failed; the first reason: logit: boom"):
         run(folder)
     assert not events(folder, "test_opened")

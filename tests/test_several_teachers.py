@@ -45,7 +45,7 @@ from kdsearch.student import trial
 from kdsearch.student.assets import Assets, Several
 from kdsearch.student.teaching import Teaching
 from kdsearch.student.trial import TrialResult
-from kdsearch.study import confirm, dry_run, prepare
+from kdsearch.study import confirm, confirm_runs, dry_run, prepare
 from kdsearch.study import search as study
 from kdsearch.teacher import ensemble, signal_cache
 
@@ -411,7 +411,7 @@ def test_a_search_with_two_teachers_is_confirmed_against_their_mean(
         for place, spec in enumerate(specs):
             yield place, trial.run(spec, assets)
 
-    monkeypatch.setattr(confirm, "train_all", here)
+    monkeypatch.setattr(confirm_runs, "train_all", here)
     copied = Path(shutil.copytree(searched, tmp_path / "two"))
     told = confirm.confirm(copied, console=Console(file=StringIO()))
     table = splits.open_test(study_file.from_mapping(yaml.safe_load((copied / "study.yaml").read_text())))

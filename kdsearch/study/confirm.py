@@ -6,9 +6,7 @@ any interruption and repeats nothing.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -26,22 +24,19 @@ from kdsearch.data.splits import Table
 from kdsearch.errors import VerdictNo
 from kdsearch.evaluation import analysis, evidence, statistics
 from kdsearch.evaluation.evidence import Seeds
-from kdsearch.hpo.ray_tasks import train_all
 from kdsearch.io import files
 from kdsearch.io.progress import teacher_progress
 from kdsearch.results.folder import StudyFolder
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import StudyState, TrialRecord
 from kdsearch.student.saved import RECORD, load_student
-from kdsearch.student.trial import TrialResult
 from kdsearch.study import finalists, prepare
+from kdsearch.study.confirm_runs import Plan, Runs
 from kdsearch.study.finalists import Role, Run
 from kdsearch.study.interrupts import Interrupts, interruptible
 from kdsearch.study.prepared import Known, Prepared
 
 ROLES: tuple[Role, ...] = ("student", "control")  # a run that is both is known as a student's
-
-Plan = Mapping[int, Mapping[Role, Sequence[Run]]]
 
 
 def confirm(
@@ -91,14 +86,14 @@ def _with_control(study: StudyConfig) -> StudyConfig:
 
 
 class _Confirmation:
-    """One call of `confirm`, in an open ledger."""
+    """One call of `confirm`, in an open ledger: what is measured. What is trained for it is `Runs`."""
 
     def __init__(
         self, folder: StudyFolder, study: StudyConfig, known: Known, ledger: Ledger, console: Console, signals: Interrupts
     ) -> None:
         self.folder, self.study, self.known, self.ledger, self.console = folder, study, known, ledger, console
-        self.signals = signals
         self.quality, self.cost = study.search.objectives
+        self.runs = Runs(folder, study, ledger, signals, self._tell)
 
     @property
     def state(self) -> StudyState:
@@ -116,10 +111,10 @@ class _Confirmation:
         if not texts and self._done(plan, runs):
             self._tell("confirmed already: nothing is trained, the test rows stay closed")
             return
-        self._train([run for run in runs if run.key not in self.state.runs], prepared, chosen)
+        self.runs.train([run for run in runs if run.key not in self.state.runs], prepared, chosen)
         # Files that an earlier confirmation cleared away: the same seed gives the same student.
-        self._train([run for run in self._complete(runs) if self._lacks_student(run, plan)], prepared, chosen)
-        if not any(self._complete(roles["student"]) for roles in plan.values()):
+        self.runs.train([run for run in self.runs.complete(runs) if self.runs.lacks_student(run, plan)], prepared, chosen)
+        if not any(self.runs.complete(roles["student"]) for roles in plan.values()):
             first = next(self.state.runs[run.key] for run in runs)
             raise VerdictNo(f"{self.folder.path}: every run of every finalist failed; the first reason: {first['message']}")
         self._measure(plan, runs, prepared, texts)
@@ -140,92 +135,14 @@ class _Confirmation:
             raise VerdictNo(f"{self.folder.path}: no trial is complete: there is nothing to confirm")
         return found
 
-    def _name(self, run: Run) -> str:
-        """Of its files: a run that two finalists share has the name it was first recorded under."""
-        recorded = self.state.runs.get(run.key)
-        return str(recorded["name"]) if recorded else run.name
-
-    def _student_folder(self, run: Run) -> Path:
-        return self.folder.confirmation / self._name(run)
-
-    def _predictions(self, run: Run, role: str) -> Path:
-        return self.folder.predictions_file(f"{self._name(run)}.{role}")
-
-    def _complete(self, runs: Sequence[Run]) -> list[Run]:
-        return [run for run in runs if self.state.runs.get(run.key, {}).get("status") == "complete"]
-
-    def _median(self, runs: Sequence[Run]) -> Run:
-        complete = self._complete(runs)
-        return complete[evidence.median_of([self.state.runs[run.key]["scores"][self.quality] for run in complete])]
-
-    def _deployed_seed(self, trial: int) -> int | None:
-        path = self.folder.confirmed_folder(trial) / RECORD
-        return int(json.loads(path.read_text())["confirmed"]["seed"]) if path.is_file() else None
-
-    def _lacks_student(self, run: Run, plan: Plan) -> bool:
-        """Whether a finished run's student is needed and is not there any more."""
-        if self._student_folder(run).is_dir():
-            return False
-        if not self._predictions(run, "test").is_file() or not self._predictions(run, "validation").is_file():
-            return True
-        medians = {self._median(roles["student"]).key: trial for trial, roles in plan.items() if self._complete(roles["student"])}
-        return run.key in medians and self._deployed_seed(medians[run.key]) != run.spec.seed
-
     def _done(self, plan: Plan, runs: Sequence[Run]) -> bool:
         if not self.state.confirmations:
             return False
         covered = {(spec, seed) for spec, seed in self.state.confirmations[-1]["runs"]}
-        medians = {trial: self._median(roles["student"]) for trial, roles in plan.items() if self._complete(roles["student"])}
+        medians = {trial: self.runs.median(roles["student"]) for trial, roles in plan.items() if self.runs.complete(roles["student"])}
         return {run.key for run in runs} <= covered and all(
-            self._deployed_seed(trial) == self.state.confirmed[trial]["deployed"]["seed"] for trial in medians
+            self.runs.deployed_seed(trial) == self.state.confirmed[trial]["deployed"]["seed"] for trial in medians
         )
-
-    def _train(self, runs: Sequence[Run], prepared: Prepared, chosen: Sequence[TrialRecord]) -> None:
-        todo = list({run.key: run for run in reversed(runs)}.values())
-        if not todo:
-            return
-        resources, before = self.study.search.resources, {trial.number: trial.seconds.get("total", 0.0) for trial in chosen}
-        # the longest first, so that none runs alone at the end
-        todo.sort(key=lambda run: (-before[run.trial], run.trial, run.role, run.spec.seed))
-        places = max(1, len(os.sched_getaffinity(0)) // resources.cpu)
-        minutes = sum(before[run.trial] for run in todo) / places / 60
-        listed = ", ".join(str(trial.number) for trial in chosen)
-        self._tell(f"finalists: trials {listed}; {len(todo)} runs to train, controls included: about {max(1, round(minutes))} minutes")
-        trained = train_all(
-            [run.spec for run in todo],
-            prepared.assets,
-            cpu=resources.cpu,
-            gpu=resources.gpu,
-            timeout=self.study.search.trial_timeout,
-            object_bytes=prepared.object_bytes,
-            attached=self.signals.install,
-            check=self.signals.check,
-        )
-        with self.signals.handing_to(), contextlib.closing(trained):
-            for count, (place, result) in enumerate(trained, start=1):
-                self._keep(todo[place], result, f"[{count}/{len(todo)}]")
-        self.signals.check()
-
-    def _keep(self, run: Run, result: TrialResult, count: str) -> None:
-        what = f"{count} trial {run.trial} {run.role}, seed {run.spec.seed}"
-        score = result.scores.get(self.quality)
-        if result.status == "complete" and (score is None or not np.isfinite(score)):
-            result = TrialResult("failed", "not_finite", f"{self.quality} on validation is not a finite number", seconds=result.seconds)
-        facts: dict[str, Any] = {"seconds": result.seconds}
-        if result.status == "complete":
-            assert result.logits is not None
-            files.write_array(self._predictions(run, "validation"), result.logits)
-            files.write_folder(self._student_folder(run), result.files)
-            facts = result.record()
-            self._tell(f"{what}: {self.quality} {result.scores[self.quality]:.4f} on validation, {result.seconds['total']:.0f} s")
-        else:
-            facts |= {"cause": result.cause, "message": result.message}
-            self._tell(f"{what}: failed, {result.message}")
-        if run.key not in self.state.runs:
-            spec, seed = run.key
-            told = {"trial": run.trial, "role": run.role, "name": run.name, "hash": spec, "seed": seed, "spec": run.spec.to_json()}
-            facts["scores"] = dict(result.scores) if result.status == "complete" else {}
-            self.ledger.append("confirmed_run", status=result.status, time=time.time(), **told, **facts)
 
     def _open(self, runs: Sequence[Run]) -> Table:
         """The sealed rows; the ledger knows of it first. An opening that was cut off before it gave anything is gone on with."""
@@ -242,9 +159,9 @@ class _Confirmation:
 
     def _answers(self, run: Run, table: Table) -> np.ndarray:
         """(N, C) of a run on the test rows, kept."""
-        path = self._predictions(run, "test")
+        path = self.runs.predictions_file(run, "test")
         if not path.is_file():
-            student = load_student(self._student_folder(run), self.study.plugins)
+            student = load_student(self.runs.student_folder(run), self.study.plugins)
             files.write_array(path, student.logits(table.texts, table.pairs))
         found: np.ndarray = np.load(path, allow_pickle=False)
         return found
@@ -255,7 +172,10 @@ class _Confirmation:
             taught = prepared.taught(table, progress)
         task, quality, labels = self.study.task, self.quality, table.labels
         trained = {
-            (trial, role): complete for trial, roles in plan.items() for role, each in roles.items() if (complete := self._complete(each))
+            (trial, role): complete
+            for trial, roles in plan.items()
+            for role, each in roles.items()
+            if (complete := self.runs.complete(each))
         }
         # Finalists of one shape share a control: it is measured once.
         recipes = {tuple(run.key for run in each): [self._answers(run, table) for run in each] for each in trained.values()}
@@ -285,7 +205,7 @@ class _Confirmation:
         ties = statistics.ties(draws, costs, asked)
         for block in blocks:
             block["tied_with"] = ties[block["trial"]]
-            deployed = self._median(plan[block["trial"]]["student"])
+            deployed = self.runs.median(plan[block["trial"]]["student"])
             self._deploy(block, deployed)
             self._analyse(block["trial"], deployed, table, taught, prepared, texts)
         self.ledger.append(
@@ -313,7 +233,7 @@ class _Confirmation:
     def _deploy(self, block: Mapping[str, Any], run: Run) -> None:
         """students/<trial>-confirmed: the median run's folder, its test figures added to its record."""
         target = self.folder.path / str(block["student"])
-        source = self._student_folder(run)
+        source = self.runs.student_folder(run)
         content = {path.name: path.read_bytes() for path in (source if source.is_dir() else target).iterdir()}
         record = json.loads(content[RECORD])
         record["confirmed"] = {"trial": block["trial"], **block["deployed"]}
@@ -323,7 +243,7 @@ class _Confirmation:
     def _analyse(self, trial: int, run: Run, table: Table, taught: np.ndarray, prepared: Prepared, texts: bool) -> None:
         rows = self.known.data
         validation = (
-            np.load(self._predictions(run, "validation"), allow_pickle=False),
+            np.load(self.runs.predictions_file(run, "validation"), allow_pickle=False),
             np.asarray(prepared.assets.validation.signals[Need(Signal.LOGITS)]),
             rows.validation.labels,
         )
