@@ -88,7 +88,7 @@ def judge(task: str, quality: str, labels: np.ndarray, recipes: Sequence[Sequenc
 
 
 def judge_one(task: str, quality: str, labels: np.ndarray, logits: np.ndarray) -> Judged:
-    """A model that is what it is, whatever another seed would have made of it: the teacher, or one student. logits: (N, C)."""
+    """One fixed model, the teacher or one student: no variance over seeds. logits: (N, C)."""
     return judge(task, quality, labels, [[logits]])[0]
 
 

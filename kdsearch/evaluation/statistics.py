@@ -54,7 +54,7 @@ class Spread:
     freedom: float  # degrees of freedom of these two
 
 
-NO_SEEDS = Spread(0.0, 0.0, math.inf)  # of a model that is what it is, such as the teacher or one student
+NO_SEEDS = Spread(0.0, 0.0, math.inf)  # of one fixed model, such as the teacher or one student: no variance over seeds
 
 
 def spreads(observed: Sequence[np.ndarray], drawn: Sequence[np.ndarray]) -> list[Spread]:

@@ -27,7 +27,7 @@ _running: dict[str, StudyRun] = {}
 
 
 class _Here:
-    """Leaves what it belongs to in this process when Tune pickles it."""
+    """Keeps the study out of Tune's pickles: only its key is serialised."""
 
     def __init__(self, key: str) -> None:
         self.key = key

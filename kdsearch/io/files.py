@@ -1,4 +1,4 @@
-"""Every write of the project: append and fsync, replace at once or not at all, one owner a folder."""
+"""Every write of the project: an fsynced append-only log, atomic replacement, an exclusive lock on a folder."""
 
 from __future__ import annotations
 

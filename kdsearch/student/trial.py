@@ -171,7 +171,9 @@ class _Trial:
         if isinstance(self.output, nn.Linear) and self.output in fresh:
             now, before = _copied(self.output), fresh[self.output]
             if any(not torch.equal(now[name].cpu(), before[name]) for name in now):
-                unit.unfold(self.output)  # it is the teacher's head, which speaks in the labels' unit; a fresh one is near 0, their mean
+                unit.unfold(
+                    self.output
+                )  # the head was copied from the teacher and predicts unscaled labels; a fresh one predicts about 0, their mean
         return unit
 
     def _answers(self) -> Tensor:

@@ -192,7 +192,9 @@ def signals(
         device = torch.device(device or default_device())
         fast = fast and fast_bfloat16(device)
         folder = entry(teacher, tokens, max_length)
-        fast = fast and not all(_file(folder, need).exists() for need in wanted)  # what is there is mended in its own precision
+        fast = fast and not all(
+            _file(folder, need).exists() for need in wanted
+        )  # files that exist in full precision are completed in full precision
         if fast:
             folder = entry(teacher, tokens, max_length, fast=True)
         found = {need: values for need in wanted if (values := _read(folder, need, tokens, teacher.info, [])) is not None}
