@@ -9,8 +9,8 @@ from pathlib import Path
 from kdsearch.errors import EnvironmentProblem
 from kdsearch.io import files
 from kdsearch.report.facts import Facts
+from kdsearch.results.folder import StudyFolder
 
-PAGE, PICTURE, README = "report.html", "front.png", "README.md"
 _EXTRA = ("jinja2", "matplotlib")
 
 
@@ -30,11 +30,12 @@ def write(folder: Path, sets: Sequence[str] = ()) -> list[Path]:
     from kdsearch.report import page, picture, readme
 
     facts = Facts.read(folder, sets)
-    pages: dict[str, bytes | str] = {
-        PAGE: page.write_page(facts),
-        PICTURE: picture.front_png(facts),
-        README: readme.write_readme(facts),
+    page_file, picture_file, readme_file = StudyFolder(folder).report_files
+    pages: dict[Path, bytes | str] = {
+        page_file: page.write_page(facts),
+        picture_file: picture.front_png(facts),
+        readme_file: readme.write_readme(facts),
     }
-    for name, content in pages.items():
-        files.replace_file(folder / name, content)
-    return [folder / name for name in pages]
+    for path, content in pages.items():
+        files.replace_file(path, content)
+    return list(pages)

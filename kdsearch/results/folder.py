@@ -63,6 +63,11 @@ class StudyFolder:
         return self.path / "latency.json"
 
     @property
+    def report_files(self) -> tuple[Path, Path, Path]:
+        """The page, the picture and the README that `report` writes."""
+        return self.path / "report.html", self.path / "front.png", self.path / "README.md"
+
+    @property
     def confirmation(self) -> Path:
         """Students of a confirmation under way."""
         return self.path / "confirmation"
