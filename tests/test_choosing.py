@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from kdsearch.errors import InputError, VerdictNo
-from kdsearch.results.choose import Rule, choose, retention
+from kdsearch.results.choose import Rule, choose, retained
 
 
 def point(trial: int, params: int, accuracy: float, test: float | None = None) -> dict[str, Any]:
@@ -63,8 +63,8 @@ def test_retention_picks_the_smallest_that_keeps_the_share() -> None:
 
 def test_retention_is_on_test_where_the_point_is_confirmed_and_says_so() -> None:
     found = document(point(2, 100_000, 0.76, test=0.69), point(7, 1_000_000, 0.77, test=0.7), point(5, 5_000_000, 0.8), test=0.75)
-    assert retention(found, found["points"][0]) == (pytest.approx(0.92), "test")
-    assert retention(found, found["points"][2]) == (pytest.approx(1.0), "validation")
+    assert retained(found, found["points"][0]) == (pytest.approx(0.92), "test")
+    assert retained(found, found["points"][2]) == (pytest.approx(1.0), "validation")
     choice = choose(found, Rule(min_retention=0.93))
     assert choice.point["trial"] == 7
     assert "93.3% on test" in choice.reason

@@ -64,7 +64,7 @@ def table(document: dict[str, Any]) -> Table:
     quality = document["objectives"][0]
     told, teacher = document["confirmation"], document["teacher"]
     on_front = {point["trial"] for point in document["points"]}
-    from kdsearch.io.text import compact
+    from kdsearch.io.text import compact, percent
 
     title = f"{document['study']}: {quality} on {told['rows']:,} test rows"
     found = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -80,7 +80,7 @@ def table(document: dict[str, Any]) -> Table:
             f"{confirmed['validation'][quality]:.4f}",
             f"{test[quality]:.4f}" + ("" if test["deviation"] is None else f" ± {test['deviation']:.4f}"),
             f"{test['ci95'][0]:.3f}-{test['ci95'][1]:.3f}",
-            "" if confirmed["retention"] is None else f"{confirmed['retention']:.1%}",
+            percent(confirmed["retention"]),
             "" if control is None else f"{control[quality]:.4f}",
             gain_cell(confirmed),
             recovered_cell(confirmed),

@@ -25,7 +25,7 @@ from kdsearch.io.check import Check
 from kdsearch.io.progress import Progress, teacher_progress
 from kdsearch.io.text import first_line
 from kdsearch.registry import registry
-from kdsearch.results.choose import Choice, Rule, choose, retention
+from kdsearch.results.choose import Choice, Rule, choose, retained
 from kdsearch.results.folder import StudyFolder
 from kdsearch.student.saved import WEIGHTS, Student, load_student
 from kdsearch.teacher import checkpoint, resolve
@@ -260,7 +260,7 @@ def _fill(work: Path, source: Source, chosen: Choice, export: Export, progress: 
 def _neighbour(point: Mapping[str, Any] | None, document: Mapping[str, Any]) -> dict[str, Any] | None:
     if point is None:
         return None
-    share, on = retention(document, point)
+    share, on = retained(document, point)
     return {**{key: point[key] for key in ("trial", "params", "bytes", "validation")}, "retention": share, "retention_on": on}
 
 

@@ -9,22 +9,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from kdsearch.results.choose import Choice, retention
+from kdsearch.results.choose import Choice, retained
 
 
 def point_line(point: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     """One point in one line: size, score, and what it keeps of the teacher."""
     quality = document["objectives"][0]
-    share, on = retention(document, point)
+    share, on = retained(document, point)
+    score = (point["confirmed"]["test"] if on == "test" else point["validation"])[quality]
     kept = "" if share is None else f", {share:.1%} of the teacher on {on}"
     size = f"{point['params']:,} params, {point['bytes']:,} bytes"
-    return f"trial {point['trial']}: {point['family']} + {point['strategy']}, {size}, {quality} {_score(point, document):.4f}{kept}"
-
-
-def _score(point: Mapping[str, Any], document: Mapping[str, Any]) -> float:
-    quality, (_, on) = document["objectives"][0], retention(document, point)
-    score: float = point["confirmed"]["test"][quality] if on == "test" else point["validation"][quality]
-    return score
+    return f"trial {point['trial']}: {point['family']} + {point['strategy']}, {size}, {quality} {score:.4f}{kept}"
 
 
 def tell_choice(console: Console, choice: Choice, document: Mapping[str, Any]) -> None:

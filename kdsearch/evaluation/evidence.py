@@ -10,6 +10,7 @@ import numpy as np
 
 from kdsearch import tasks
 from kdsearch.evaluation import statistics
+from kdsearch.tasks import metrics
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def finalist(
             "validation": dict(student.validation[place]),
             "test": {**deployed.means, "ci95": list(deployed.ci95)},
         },
-        "retention": own / best if best > 0 else None,
+        "retention": metrics.retention(own, best),
         "control": None if control is None else control.line(),
         "gain": gain,
         "recovered": None if share is None else share[0],

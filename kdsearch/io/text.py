@@ -16,6 +16,11 @@ def times(ratio: float) -> str:
     return f"{ratio:,.0f}x" if ratio >= 100 else f"{ratio:.3g}x"
 
 
+def percent(share: float | None, digits: int = 1, *, gap: str = "") -> str:
+    """0.987 -> '98.7%'; nothing for None. gap: what stands before the sign."""
+    return "" if share is None else f"{100 * share:.{digits}f}{gap}%"
+
+
 def clock(seconds: float) -> str:
     """75 -> '1:15'."""
     minutes, rest = divmod(int(seconds), 60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,17 @@ from markupsafe import Markup
 
 from kdsearch import tasks
 from kdsearch.hpo.importance import LEAST, importances
+from kdsearch.io import text
 from kdsearch.io.text import clock, compact, times
 from kdsearch.report import tables
 from kdsearch.report.facts import Facts
 from kdsearch.results import front
-from kdsearch.results.choose import retention
+from kdsearch.results.choose import retained
 from kdsearch.results.record import State
 
 HERE = Path(__file__).parent
 DRAWN = 1500  # complete trials in the picture; of more, so many drawn by chance beside the front and the confirmed ones
+percent = partial(text.percent, gap="\u00a0")
 CURVES = 12  # students of the front whose loss terms are drawn; of more, so many spread over the sizes
 KNOBS = 12  # of the importances
 
@@ -55,10 +58,6 @@ def write_page(facts: Facts) -> str:
 def score(value: float | None) -> str:
     """Four digits; nothing for None and for what is no number."""
     return "" if value is None or not math.isfinite(value) else f"{value:.4f}"
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    return "" if value is None else f"{100 * value:.{digits}f}\u00a0%"
 
 
 def signed(value: float) -> str:
@@ -220,7 +219,7 @@ def _confirmed(facts: Facts, point: dict[str, Any]) -> dict[str, Any]:
         "ci95": told["test"]["ci95"],
         "seeds": told["test"]["seeds"],
         "control": None if told["control"] is None else told["control"][facts.quality],
-        "retention": retention(facts.document, point)[0],
+        "retention": retained(facts.document, point)[0],
         "tied": told["tied_with"],
     }
 

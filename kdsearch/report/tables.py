@@ -13,7 +13,7 @@ from kdsearch.errors import VerdictNo
 from kdsearch.evaluation import statistics
 from kdsearch.report.facts import Facts
 from kdsearch.results import front
-from kdsearch.results.choose import Rule, choose, retention
+from kdsearch.results.choose import Rule, choose, retained
 from kdsearch.results.front import Point
 from kdsearch.results.record import State, TrialRecord
 
@@ -54,7 +54,7 @@ def within(facts: Facts) -> list[dict[str, Any]]:
         except VerdictNo:
             found.append({"share": share, "point": None, "kept": None, "on": ""})
             continue
-        kept, on = retention(facts.document, point)
+        kept, on = retained(facts.document, point)
         found.append({"share": share, "point": point, "kept": kept, "on": on})
     return found
 
@@ -64,7 +64,7 @@ def best_kept(facts: Facts) -> tuple[dict[str, Any], float, str] | None:
 
     Where some were measured on test, it is one of those: scores on the rows that chose a student are a little too good.
     """
-    kept = [(point, *retention(facts.document, point)) for point in facts.document["points"]]
+    kept = [(point, *retained(facts.document, point)) for point in facts.document["points"]]
     known = [(point, share, on) for point, share, on in kept if share is not None]
     tested = [each for each in known if each[2] == "test"]
     return max(tested or known, key=lambda each: each[1], default=None)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kdsearch.errors import InputError, VerdictNo
+from kdsearch.tasks import metrics
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,12 @@ class Choice:
     larger: dict[str, Any] | None  # the next costlier one
 
 
-def retention(document: Mapping[str, Any], point: Mapping[str, Any]) -> tuple[float | None, str]:
-    """(score / the teacher's score, the role of rows it is on): on test for a confirmed point, else on validation; None where the
-    teacher's score is not above 0."""
+def retained(document: Mapping[str, Any], point: Mapping[str, Any]) -> tuple[float | None, str]:
+    """(retention, the role of rows it is on): on test for a confirmed point, else on validation; None where there is none."""
     quality, teacher, confirmed = document["objectives"][0], document["teacher"], point["confirmed"]
     on = "test" if confirmed and (teacher["test"] or {}).get(quality) is not None else "validation"
     score = confirmed["test"][quality] if on == "test" else point["validation"][quality]
-    best = teacher[on].get(quality)
-    return (score / best if best is not None and best > 0 and score is not None else None), on
+    return metrics.retention(score, teacher[on].get(quality)), on
 
 
 def choose(
@@ -144,7 +143,7 @@ def _within(
 def _keeps(document: Mapping[str, Any], share: float) -> tuple[Mapping[str, Any], str]:
     """The cheapest point whose retention is at least `share`."""
     cost = document["objectives"][1]
-    kept = {point["trial"]: retention(document, point) for point in document["points"]}
+    kept = {point["trial"]: retained(document, point) for point in document["points"]}
     known = [(point, *kept[point["trial"]]) for point in document["points"] if kept[point["trial"]][0] is not None]
     if not known:
         raise VerdictNo(f"{document['study']}: the teacher's {document['objectives'][0]} is not above 0: there is no share of it to keep")

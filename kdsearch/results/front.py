@@ -175,6 +175,5 @@ def rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     for point in document["points"]:
         score = point["validation"][quality]
         row = {key: point[key] for key in ("trial", "family", "strategy", "params", "bytes", "flops")}
-        retention = score / best if best is not None and best > 0 else None
-        table.append({**row, "score": score, "retention": retention, "ratio": teacher["params"] / point["params"]})
+        table.append({**row, "score": score, "retention": metrics.retention(score, best), "ratio": teacher["params"] / point["params"]})
     return table

@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from kdsearch.io.text import compact, times
+from kdsearch.io.text import compact, percent, times
 from kdsearch.results import front
 
 
@@ -28,9 +28,8 @@ def front_table(document: dict[str, Any], title: str | None = None) -> Table:
             student = f"{row['family']} {row['strategy']}" if several else row["strategy"]
             table.add_row(str(row["trial"]), student, size, score, *_test_cells(point["confirmed"], quality))
         else:
-            kept = "" if row["retention"] is None else f"{row['retention']:.1%}"
             sizes = size, times(row["ratio"]), compact(row["flops"])
-            table.add_row(str(row["trial"]), row["family"], row["strategy"], *sizes, score, kept)
+            table.add_row(str(row["trial"]), row["family"], row["strategy"], *sizes, score, percent(row["retention"]))
     teacher = document["teacher"]
     score, size = "" if teacher["validation"].get(quality) is None else f"{teacher['validation'][quality]:.4f}", compact(teacher["params"])
     if confirmed:
@@ -44,11 +43,11 @@ def _test_cells(confirmed: dict[str, Any] | None, quality: str) -> list[str]:
     """Test score, the control's, the recovered gap; empty where there is none."""
     if not confirmed:
         return ["", "", ""]
-    control, share = confirmed["control"], confirmed["recovered"]
+    control = confirmed["control"]
     return [
         _with_interval(confirmed["test"], quality),
         "" if control is None else f"{control[quality]:.4f}",
-        "" if share is None else f"{share:.0%}",
+        percent(confirmed["recovered"], 0),
     ]
 
 

@@ -15,6 +15,11 @@ def standard_error(metric: str, score: float, rows: int) -> float:
     return math.sqrt(share * (1 - share) / max(1, rows))
 
 
+def retention(score: float | None, teacher: float | None) -> float | None:
+    """The share of the teacher's score that is kept; None where one of them is missing, or the teacher's is not above 0."""
+    return None if score is None or teacher is None or teacher <= 0 else score / teacher
+
+
 def error(metric: str, score: float) -> float:
     """A score as an error that is 0 for a perfect model and 0.5 where a balanced coin stands: 1 - score, of a correlation (1 - score) / 2.
 
