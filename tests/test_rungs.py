@@ -7,28 +7,25 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pytest
 from test_sampler import PLUGINS, TEACHER, price, study
 
-from kdsearch.hpo.early_stopping import Rungs
+from kdsearch.hpo.early_stopping import ETA, Rungs
 from kdsearch.hpo.sampler import Sampler
 from kdsearch.hpo.study_run import StudyRun
 from kdsearch.results.front import Point, hypervolume, pareto
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import replay
-from kdsearch.student.trial import TrialResult
+from kdsearch.student.trial import RUNGS, TrialResult
 from kdsearch.tasks.metrics import standard_error
 from kdsearch.testing import load_one
-
-SHARES = (0.25, 0.5, 0.75)
 
 
 def margin(_: float) -> float:
     return 0.02
 
 
-def rungs(scores: Iterable[tuple[int, float, float]], share: float = 0.25, eta: int = 3, minimum: int | None = None) -> Rungs:
-    made = Rungs(margin, eta=eta, minimum=minimum)
+def rungs(scores: Iterable[tuple[int, float, float]], share: float = 0.25) -> Rungs:
+    made = Rungs(margin)
     for trial, size, score in scores:
         made.record(trial, size, share, score)
     return made
@@ -57,9 +54,10 @@ def test_larger_students_never_stop_a_smaller_one_but_equal_ones_do() -> None:
 
 
 def test_few_competitors_stop_nobody() -> None:
-    assert not rungs([(0, 1, 0.9), (1, 1, 0.9), (9, 2, 0.5)]).verdict(9, 0.25)
-    assert rungs([(0, 1, 0.9), (1, 1, 0.9), (9, 2, 0.5)], minimum=2).verdict(9, 0.25)
-    assert not rungs([(9, 2, 0.5)], minimum=0).verdict(9, 0.25)
+    better = [(trial, 1.0, 0.9) for trial in range(ETA)]
+    assert rungs([*better, (9, 2, 0.5)]).verdict(9, 0.25)
+    assert not rungs([*better[1:], (9, 2, 0.5)]).verdict(9, 0.25)
+    assert not rungs([(9, 2, 0.5)]).verdict(9, 0.25)
 
 
 def test_nobody_stops_at_the_end_or_between_rungs() -> None:
@@ -104,10 +102,10 @@ def test_nan_is_the_worst_score_and_beats_nobody() -> None:
 
 
 def test_a_failed_trial_stops_nobody() -> None:
-    made = rungs([(0, 1, 0.5), (1, 1, 0.5), (2, 1, 0.9), (3, 1, 0.5), (9, 2, 0.6)], eta=4)
-    assert made.verdict(9, 0.25)
+    made = rungs([(0, 1, 0.5), (1, 1, 0.5), (2, 1, 0.9), (3, 1, 0.5), (4, 1, 0.9), (9, 2, 0.6)])
+    assert made.verdict(9, 0.25)  # two of five are ahead: ceil(5 / 3)
     made.forget(2)
-    assert not made.verdict(9, 0.25)
+    assert not made.verdict(9, 0.25)  # one of four
 
 
 def test_the_ledger_gives_back_every_score_of_the_last_attempt() -> None:
@@ -118,22 +116,12 @@ def test_the_ledger_gives_back_every_score_of_the_last_attempt() -> None:
         records.append({"event": "rung", "trial": trial, "attempt": 1, "share": 0.25, "score": score, "seconds": 1.0})
     records.append({"event": "failed", "trial": 3, "attempt": 1, "cause": "memory", "message": ""})
     records.append({"event": "returned", "trial": 2, "attempt": 1, "reason": "interrupted"})
-    made = Rungs(margin, minimum=4)
+    made = Rungs(margin)
     made.rebuild(replay(records), dict.fromkeys(range(4), 1.0))
     made.record(9, 2, 0.25, 0.5)
+    assert not made.verdict(9, 0.25)  # two competitors: the failed one is none, and the returned one is yet to be scored
     made.record(10, 1, 0.25, 0.9)
-    assert not made.verdict(9, 0.25)  # three competitors: the failed one is none, and the returned one is yet to be scored
-    made.record(11, 1, 0.25, 0.9)
     assert made.verdict(9, 0.25)
-
-
-def test_settings_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValueError, match="shares"):
-        Rungs(margin, (0.5, 0.25))
-    with pytest.raises(ValueError, match="shares"):
-        Rungs(margin, (0.5, 1.0))
-    with pytest.raises(ValueError, match="eta"):
-        Rungs(margin, eta=0)
 
 
 @dataclass(frozen=True)
@@ -165,7 +153,7 @@ def search(students: list[Planted], made: Rungs, rng: np.random.Generator, rows:
             true = student.score(share)
             return true if math.isinf(rows) else rng.binomial(int(rows), true) / rows
 
-        for share in SHARES:
+        for share in RUNGS:
             made.record(trial, student.size, share, seen(share))
             if made.verdict(trial, share):
                 stopped.add(trial)
@@ -211,25 +199,26 @@ def test_with_noise_and_slow_large_students_a_third_is_saved_and_the_front_stays
 
 
 def test_students_of_another_family_are_not_compared() -> None:
-    rungs = Rungs(lambda _: 0.0, minimum=1)
-    rungs.record(0, 10, 0.25, 0.9, "quick")
-    rungs.record(1, 20, 0.25, 0.5, "slow")
-    rungs.record(2, 20, 0.25, 0.5, "quick")
-    assert not rungs.verdict(1, 0.25)
-    assert rungs.verdict(2, 0.25)
+    made = Rungs(margin)
+    for trial in range(ETA):
+        made.record(trial, 10, 0.25, 0.9, "quick")
+    made.record(8, 20, 0.25, 0.5, "slow")
+    made.record(9, 20, 0.25, 0.5, "quick")
+    assert not made.verdict(8, 0.25)
+    assert made.verdict(9, 0.25)
 
 
 def test_a_staged_strategy_is_compared_with_itself_alone() -> None:
-    made = Rungs(lambda _: 0.0, minimum=1, staged=["two_stage"])
-    made.record(0, 10, 0.25, 0.9, "slow", "logit")
-    made.record(1, 10, 0.25, 0.5, "slow", "two_stage")  # still learns states
-    assert not made.verdict(1, 0.25)
-    made.record(2, 10, 0.25, 0.4, "slow", "two_stage")
-    assert made.verdict(2, 0.25)
-    made.record(3, 10, 0.25, 0.4, "quick", "two_stage")
-    assert not made.verdict(3, 0.25)
-    made.record(4, 10, 0.25, 0.4, "slow", "feature")  # not staged: one group with the logits
-    assert made.verdict(4, 0.25)
+    made = Rungs(margin, ["two_stage"])
+    for trial in range(ETA):
+        made.record(trial, 10, 0.25, 0.9, "slow", "logit")
+        made.record(ETA + trial, 10, 0.25, 0.5, "slow", "two_stage")  # still learn states
+    assert not made.verdict(ETA, 0.25)
+    for trial, family, strategy in ((6, "slow", "two_stage"), (7, "quick", "two_stage"), (8, "slow", "feature")):
+        made.record(trial, 10, 0.25, 0.4, family, strategy)
+    assert made.verdict(6, 0.25)
+    assert not made.verdict(7, 0.25)
+    assert made.verdict(8, 0.25)  # not staged: one group with the logits
 
 
 def test_the_built_in_strategy_in_stages_says_so() -> None:
@@ -244,7 +233,7 @@ def test_a_resumed_study_has_the_rungs_of_the_run_before_it(tmp_path: Path) -> N
         return study_run.rungs
 
     def made() -> Rungs:
-        return Rungs(margin, staged=["soft"])
+        return Rungs(margin, ["soft"])
 
     config = study(families=["block"], strategies=["hard", "soft"])
     with Ledger(tmp_path) as ledger:
@@ -255,9 +244,8 @@ def test_a_resumed_study_has_the_rungs_of_the_run_before_it(tmp_path: Path) -> N
             assert live.next_trial(key)
             for share in (0.25, 0.5):
                 live.reported(key, {"share": share, "score": score, "trial_seconds": 1.0})
-        live.fetch = lambda at: TrialResult("failed", "memory", "none left") if at[0] == 2 else None
-        live.ended("b", None, True)
-        live.ended("c", None, False)
+        live.ended("b", None)
+        live.ended("c", TrialResult("failed", "memory", "none left"))
         again = live.next_trial("b")
         assert again
         assert (again["trial"], again["attempt"]) == (1, 2)
@@ -267,7 +255,7 @@ def test_a_resumed_study_has_the_rungs_of_the_run_before_it(tmp_path: Path) -> N
         assert rebuilt._rungs == rungs_of(live)._rungs
         assert [sorted(rung) for rung in rebuilt._rungs] == [[0, 1], [0], []]
         assert {scored.group for scored in rebuilt._rungs[0].values()} == {("block", ""), ("block", "soft")}
-        live.ended("b", None, True)
+        live.ended("b", None)
         rebuilt = made()
         rebuilt.rebuild(ledger.state, {number: trial.params for number, trial in ledger.state.trials.items()})
         assert rebuilt._rungs == rungs_of(live)._rungs

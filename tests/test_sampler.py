@@ -179,7 +179,17 @@ def start(ledger: Ledger, proposal: Proposal) -> tuple[int, int]:
 def finish(ledger: Ledger, made: Sampler, proposal: Proposal, started: tuple[int, int]) -> None:
     score = quality(proposal)
     ledger.complete(*started, {"accuracy": score}, proposal.params, proposal.bytes, proposal.flops, {"total": 1.0})
-    made.tell_complete(proposal.number, score, proposal.params)
+    made.tell(proposal.number, started[0])
+
+
+def ask_and_start(ledger: Ledger, made: Sampler, count: int) -> list[tuple[Proposal, tuple[int, int]]]:
+    """So many students that run at once, each with its number and attempt."""
+    begun = []
+    for _ in range(count):
+        proposal = made.ask()
+        assert proposal is not None
+        begun.append((proposal, start(ledger, proposal)))
+    return begun
 
 
 def run(ledger: Ledger, made: Sampler, count: int) -> list[Proposal]:
@@ -390,31 +400,24 @@ def test_other_knobs_that_make_the_same_student_are_told_its_values(tmp_path: Pa
 def test_what_runs_now_is_not_proposed_a_second_time(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         made = sampler(ledger, study({"lr": 1e-3, "bag.width": {"min": 2, "max": 4}}, ["bag"], ["hard"]), patience=10)
-        first, second, third = made.ask(), made.ask(), made.ask()
-        assert first
-        assert second
-        assert third
+        begun = ask_and_start(ledger, made, 3)
         assert made.ask() is None
-        assert len({first.hash, second.hash, third.hash}) == 3
-        assert made.live == [first.number, second.number, third.number]
+        assert len({proposal.hash for proposal, _ in begun}) == 3
 
 
 def test_every_end_is_told_and_nothing_stays_running(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         made = sampler(ledger, study(families=["block"]))
-        one, two, three, four, five = (made.ask() for _ in range(5))
-        assert one
-        assert two
-        assert three
-        assert four
-        assert five
-        made.tell_complete(one.number, 0.7, 1000)
-        made.tell_complete(two.number, math.nan, 1000)
-        made.tell_stopped(three.number)
-        made.tell_failed(four.number)
-        made.tell_returned(five.number)
+        begun = ask_and_start(ledger, made, 5)
+        one, two, three, four, five = (started for _, started in begun)
+        ledger.complete(*one, {"accuracy": 0.7}, 1000, 4000, 2000, {"total": 1.0})
+        ledger.complete(*two, {"accuracy": math.nan}, 1000, 4000, 2000, {"total": 1.0})
+        ledger.stopped(*three, 0.25, 0.5)
+        ledger.failed(*four, "memory", "")
+        ledger.returned(*five, "lost")
+        for proposal, (number, _) in begun:
+            made.tell(proposal.number, number)
         told = made._study.trials[:5]
-    assert made.live == []
     assert [trial.state.name for trial in told] == ["COMPLETE", "FAIL", "PRUNED", "FAIL", "FAIL"]
     assert told[0].values == [0.7, 3.0]
 
@@ -437,14 +440,9 @@ def test_a_resumed_sampler_knows_all_and_does_not_repeat_itself(tmp_path: Path, 
     with Ledger(tmp_path) as ledger:
         made = sampler(ledger, config)
         before = run(ledger, made, 14)
-        stopped = made.ask()
-        failed = made.ask()
-        assert stopped
-        assert failed
-        number, attempt = start(ledger, stopped)
-        ledger.stopped(number, attempt, 0.25, 0.5)
-        number, attempt = start(ledger, failed)
-        ledger.failed(number, attempt, "memory", "")
+        (stopped, first), (failed, second) = ask_and_start(ledger, made, 2)
+        ledger.stopped(*first, 0.25, 0.5)
+        ledger.failed(*second, "memory", "")
     with Ledger(tmp_path) as ledger:
         made = sampler(ledger, config)
         expected = {"COMPLETE": 14 + len(ledger.state.reused), "PRUNED": 1 + len(ledger.state.refused), "FAIL": 1}
@@ -471,40 +469,29 @@ def test_returned_trials_come_first_under_their_own_number_and_seed(tmp_path: Pa
     with Ledger(tmp_path) as ledger:
         made = sampler(ledger, config)
         run(ledger, made, 2)
-        lost = made.ask(), made.ask()
-        assert lost[0]
-        assert lost[1]
-        assert [start(ledger, each)[0] for each in lost if each] == [2, 3]
+        lost = ask_and_start(ledger, made, 2)
+        assert [started for _, started in lost] == [(2, 1), (3, 1)]
     with Ledger(tmp_path) as ledger:
         assert ledger.recover() == [2, 3]
         made = sampler(ledger, config)
-        first, second, fresh = made.ask(), made.ask(), made.ask()
-        assert first
-        assert second
-        assert fresh
-        assert (first.trial, second.trial, fresh.trial) == (2, 3, None)
-        assert first.spec == lost[0].spec
-        assert second.spec == lost[1].spec
-        assert start(ledger, first) == (2, 2)
-        finish(ledger, made, first, (2, 2))
+        again = ask_and_start(ledger, made, 3)
+        assert [(proposal.trial, started) for proposal, started in again] == [(2, (2, 2)), (3, (3, 2)), (None, (4, 1))]
+        assert [proposal.spec for proposal, _ in again[:2]] == [proposal.spec for proposal, _ in lost]
+        finish(ledger, made, *again[0])
         assert ledger.state.trials[2].state is State.COMPLETE
-        assert len({first.hash, second.hash, fresh.hash}) == 3
+        assert len({proposal.hash for proposal, _ in again}) == 3
 
 
-def test_a_trial_returned_during_a_run_is_given_again_once_it_was_told(tmp_path: Path) -> None:
+def test_a_trial_returned_during_a_run_is_given_again(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         made = sampler(ledger, study(families=["block"]))
-        lost = made.ask()
-        assert lost
-        number, attempt = start(ledger, lost)
-        ledger.returned(number, attempt, "node lost")
-        other = made.ask()
-        assert other
-        assert other.trial is None
-        made.tell_returned(lost.number)
-        again = made.ask()
-        assert again
-        assert (again.trial, again.hash) == (number, lost.hash)
+        [(lost, started), (other, _)] = ask_and_start(ledger, made, 2)
+        ledger.returned(*started, "node lost")
+        made.tell(lost.number, started[0])
+        [(again, _), (fresh, _)] = ask_and_start(ledger, made, 2)
+        assert (again.trial, again.hash) == (started[0], lost.hash)
+        assert again.number not in (lost.number, other.number)
+        assert fresh.trial is None
 
 
 def test_a_ledger_from_another_space_is_refused(tmp_path: Path) -> None:
@@ -564,6 +551,27 @@ def test_exploration_tells_every_knob_with_its_range_and_condition() -> None:
     assert len(found.candidates) == 400
 
 
+def test_exploration_tells_the_one_knob_that_decides_and_no_more_where_it_takes_two() -> None:
+    @dataclass(frozen=True)
+    class Picky(_Untrained):
+        name = "picky"
+        source = "a test"
+        shallow: float | None
+        small: float | None
+
+        @classmethod
+        def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
+            return {
+                "shallow": space.real("shallow", 0.0, 1.0) if student.layers <= 2 else None,
+                "small": space.real("small", 0.0, 1.0) if student.layers * student.hidden <= 64 else None,
+            }
+
+    plugins: Any = FakePlugins({"block": Block}, {"picky": Picky})
+    found = explore(study(families=["block"], strategies=["picky"]), plugins, TEACHER)
+    told = {line.name: line.when for line in found.knobs}
+    assert (told["picky.shallow"], told["picky.small"]) == ("block.layers <= 2", "sometimes")
+
+
 def test_exploration_tells_what_the_limits_cost() -> None:
     found = explore(study(families=["block"], limits={"params": 1000}), PLUGINS, TEACHER)
     share = np.mean([each.params > 1000 for each in explore(study(families=["block"]), PLUGINS, TEACHER).candidates])
@@ -597,8 +605,7 @@ def test_study_db_is_an_optuna_study_with_nothing_running(tmp_path: Path) -> Non
     with Ledger(tmp_path) as ledger:
         made = sampler(ledger, study())
         run(ledger, made, 6)
-        others = [made.ask() for _ in range(3)]
-        started = [start(ledger, each) for each in others if each]
+        started = [started for _, started in ask_and_start(ledger, made, 3)]
         ledger.rung(*started[0], 0.25, 0.5, 1.0)
         ledger.stopped(*started[0], 0.25, 0.5)
         ledger.failed(*started[1], "memory", "")

@@ -1,11 +1,11 @@
 """Early stopping for a front: a student is given up only to smaller ones that already do better.
 
 The rule. At a rung, look at the students of its group and of equal or smaller size that were scored there, m of them; a group is a family, or
-the trials of one staged strategy in it. Stop this one when at least max(1, ceil(m / eta)) of them score at least its score + eps, eps being one
-standard error of its validation score.
+the trials of one staged strategy in it. Stop this one when m is at least ETA and at least ceil(m / ETA) of them score at least its score + eps, eps
+being one standard error of its validation score.
 
 Why these. Only a smaller or equal student can dominate, so a large one never stops a small one, whatever its lead, and the smallest
-is never stopped. ceil(m / eta) is the rung rule of successive halving among the students that matter. eps keeps the rule from acting on
+is never stopped. ceil(m / ETA) is the rung rule of successive halving among the students that matter. eps keeps the rule from acting on
 noise: two students within it are the same for all that the rung can tell. While the order at a rung is the order at the end, a stopped
 student ends dominated and the front loses nothing.
 
@@ -13,20 +13,22 @@ Why the same family. A bag of words has learnt most of what it ever will after a
 compares shares of a curve, and the curves of two families have different shapes. At the end, where all are done, the front compares everybody.
 For the same reason a staged strategy, which learns to answer last, is compared with itself alone.
 
-Why no fewer than eta competitors. With one or two, ceil(m / eta) = 1 asks for a rank among the best third of fewer than three: a single
+Why no fewer than ETA competitors. With one or two, ceil(m / ETA) = 1 asks for a rank among the best third of fewer than three: a single
 small student that learns fast would end every larger one that starts slowly, which is what large ones do. So the first students of a size
-range run to the end, and the rule acts once eta of them stand below. On planted curves, with the noise of 1,250 rows and large students
-that learn slowly, eta = 3 saves 38 % of the budget and loses 0.05 % of the hypervolume (tests/test_rungs.py).
+range run to the end, and the rule acts once ETA of them stand below. On planted curves, with the noise of 1,250 rows and large students
+that learn slowly, it saves 38 % of the budget and loses 0.05 % of the hypervolume (tests/test_rungs.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from kdsearch.results.record import State, StudyState
+from kdsearch.student.trial import RUNGS
 
+ETA = 3  # a student outside the best third is stopped; larger keeps fewer
 _ROUNDING = 1e-6  # a share is counted in examples: 0.2499999 is the rung at 0.25
 
 
@@ -45,30 +47,13 @@ class Rungs:
 
     Args:
         margin: eps for the score that is judged, 0 or more: `metrics.standard_error` of the study's quality on its validation rows.
-        shares: the rungs, as shares of the planned examples, each above 0 and below 1. At the end, 1, nobody is stopped.
-        eta: stop outside the best 1/eta; 3 by default. Larger keeps fewer.
-        minimum: competitors below which nobody is stopped; eta by default.
         staged: names of strategies whose trials are compared among themselves alone; see `Strategy.staged`.
     """
 
-    def __init__(
-        self,
-        margin: Callable[[float], float],
-        shares: Sequence[float] = (0.25, 0.5, 0.75),
-        eta: int = 3,
-        minimum: int | None = None,
-        staged: Collection[str] = (),
-    ) -> None:
-        if list(shares) != sorted(set(shares)) or not all(0.0 < share < 1.0 for share in shares):
-            raise ValueError(f"shares must rise and lie between 0 and 1, not {list(shares)}")
-        if eta < 1:
-            raise ValueError(f"eta must be 1 or more, not {eta}")
-        self.shares = tuple(shares)
-        self.eta = eta
-        self.minimum = max(1, eta if minimum is None else minimum)
+    def __init__(self, margin: Callable[[float], float], staged: Collection[str] = ()) -> None:
         self._margin = margin
         self._staged = frozenset(staged)
-        self._rungs: tuple[dict[int, _Scored], ...] = tuple({} for _ in self.shares)
+        self._rungs: tuple[dict[int, _Scored], ...] = tuple({} for _ in RUNGS)
 
     def record(self, trial: int, size: float, share: float, score: float, family: str = "", strategy: str = "") -> None:
         """A trial's score on the way.
@@ -102,11 +87,11 @@ class Rungs:
         rivals = [
             other.score for number, other in scored.items() if number != trial and other.group == own.group and other.size <= own.size
         ]
-        if len(rivals) < self.minimum:
+        if len(rivals) < ETA:
             return False
         bar = own.score if math.isinf(own.score) else own.score + self._margin(own.score)
         ahead = sum(score >= bar and score > -math.inf for score in rivals)
-        return ahead >= max(1, math.ceil(len(rivals) / self.eta))
+        return ahead >= math.ceil(len(rivals) / ETA)
 
     def forget(self, trial: int) -> None:
         """A trial failed, and will never stand on the front, or was returned, and will be scored anew: what it scored must not stop others."""
@@ -128,5 +113,5 @@ class Rungs:
         """The last rung at or before this share; None before the first and at the end."""
         if share >= 1.0 - _ROUNDING:
             return None
-        passed = [index for index, rung in enumerate(self.shares) if share >= rung - _ROUNDING]
+        passed = [index for index, rung in enumerate(RUNGS) if share >= rung - _ROUNDING]
         return passed[-1] if passed else None

@@ -23,7 +23,6 @@ class View:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.study: StudyRun | None = None
         self._live: Live | None = None
         self._drawn = 0.0
         self._began = time.monotonic()
@@ -39,10 +38,7 @@ class View:
             self._live.stop()
             self._live = None
 
-    def changed(self, event: str, trial: int) -> None:
-        study = self.study
-        if study is None:
-            return
+    def changed(self, study: StudyRun, event: str, trial: int) -> None:
         if event not in ("tick", "started", "rung") or (self._live is None and event == "started"):
             self.console.print(self._line(study, event, study.ledger.state.trials[trial]), soft_wrap=True)
         if self._live is not None and (event != "tick" or time.monotonic() - self._drawn > 0.5):
@@ -82,7 +78,7 @@ class View:
             running.add_column(name, justify="left" if name in ("family", "strategy") else "right")
         for live in study.live.values():
             trial = study.ledger.state.trials[live.trial]
-            seen, score = f"{live.share:.0%}", "" if live.score is None else f"{live.score:.4f}"
+            seen, score = (f"{trial.rungs[-1].share:.0%}", f"{trial.rungs[-1].score:.4f}") if trial.rungs else ("0%", "")
             elapsed = clock(time.monotonic() - live.since)
             running.add_row(str(trial.number), trial.spec["family"], trial.spec["strategy"], compact(trial.params), seen, score, elapsed)
         parts: list[Any] = [head, running]

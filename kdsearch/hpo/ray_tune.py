@@ -21,9 +21,9 @@ from kdsearch.hpo.ray_session import on_this_node
 from kdsearch.hpo.ray_sink import Sink
 from kdsearch.hpo.study_run import StudyRun
 from kdsearch.student.assets import Assets
-from kdsearch.student.trial import Report, TrialResult
+from kdsearch.student.trial import Report
 
-_running: dict[str, StudyRun] = {}
+_running: dict[str, tuple[StudyRun, Any]] = {}  # the sink beside it
 
 
 class _Here:
@@ -34,7 +34,7 @@ class _Here:
 
     @property
     def study(self) -> StudyRun:
-        return _running[self.key]
+        return _running[self.key][0]
 
 
 class _Searcher(_Here, Searcher):  # type: ignore[misc]  # Ray is not typed
@@ -56,7 +56,10 @@ class _Searcher(_Here, Searcher):  # type: ignore[misc]  # Ray is not typed
         return None  # the scheduler hears every result; this one is skipped on STOP
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self.study.ended(trial_id, result, error)
+        study, sink = _running[self.key]
+        live = study.live.get(trial_id)
+        held = None if live is None else ray.get(sink.take.remote((live.trial, live.attempt)))
+        study.ended(trial_id, None if held is None else pickle.loads(held))
 
     def save(self, checkpoint_path: str) -> None:
         return None
@@ -113,14 +116,8 @@ def drive(study: StudyRun, assets: Assets, *, cpu: int, gpu: float, timeout: flo
     attached: called when Ray's own signal handlers can no longer replace the caller's.
     """
     key = str(id(study))
-    _running[key] = study
     sink = Sink.options(scheduling_strategy=on_this_node()).remote()  # type: ignore[attr-defined]
-
-    def fetch(at: tuple[int, int]) -> TrialResult | None:
-        held = ray.get(sink.take.remote(at))
-        return None if held is None else pickle.loads(held)
-
-    study.fetch = fetch
+    _running[key] = study, sink
     attached()
     with tempfile.TemporaryDirectory(prefix="kdsearch-") as scratch:
         try:

@@ -141,7 +141,6 @@ class Sampler:
         self.space = Candidates(config, plugins, teacher)
         self.exhausted: str | None = None
         self._config, self._ledger, self._price, self._patience = config, ledger, price, patience
-        self._live: dict[int, Proposal] = {}
         state = ledger.state
         before = [each["knobs"] for each in (*state.refused, *state.reused)] + [record.knobs for record in state.trials.values()]
         self._drawn = {canonical(knobs) for knobs in before}
@@ -156,13 +155,9 @@ class Sampler:
             if opening.hash not in ledger.state.by_hash:
                 self._study.enqueue_trial(dict(opening.knobs))
 
-    @property
-    def live(self) -> list[int]:
-        """Numbers of the proposals that were not told yet; sweep them after a run."""
-        return sorted(self._live)
-
     def ask(self) -> Proposal | None:
-        """The next student; trials that were returned come first, under their own number.
+        """The next student; trials that were returned come first, under their own number. What runs is what the ledger says: start it there
+        before the next question.
 
         Returns:
             None when the space has nothing new: see `exhausted`.
@@ -181,33 +176,17 @@ class Sampler:
         self.exhausted = f"nothing new in {2 * self._patience} proposals in a row: {told}; widen space.knobs or search.limits to go on"
         return None
 
-    def tell_complete(self, number: int, quality: float, cost: float) -> None:
-        """A proposal ran to its end.
+    def tell(self, number: int, trial: int) -> None:
+        """A proposal's trial no longer runs: learn from how the ledger says it ended. A stopped one counts as bad; of one that failed or was
+        returned, or whose score is not finite, nothing is learnt, and `ask` gives a returned one again, under a new number of proposal.
 
         Args:
-            quality: on validation; not finite counts as failed.
-            cost: parameters, bytes or FLOPs.
+            number: the proposal's.
+            trial: its number in the ledger.
         """
-        if not math.isfinite(quality):
-            self.tell_failed(number)
-            return
-        self._tell(number, TrialState.COMPLETE, [quality, _log_cost(cost)])
-
-    def tell_stopped(self, number: int) -> None:
-        """A proposal was given up at a rung: the sampler counts it as bad."""
-        self._tell(number, TrialState.PRUNED)
-
-    def tell_failed(self, number: int) -> None:
-        """A proposal ended without a score: the sampler learns nothing from it."""
-        self._tell(number, TrialState.FAIL)
-
-    def tell_returned(self, number: int) -> None:
-        """A proposal was taken back. Once the ledger says so too, `ask` gives it again, under a new number of proposal."""
-        self._tell(number, TrialState.FAIL)
-
-    def _tell(self, number: int, state: TrialState, values: list[float] | None = None) -> None:
-        del self._live[number]
-        self._study.tell(number, values, state=state)
+        record = self._ledger.state.trials[trial]
+        values = self._values(record)
+        self._study.tell(number, values, state=optuna_state(record, values) or TrialState.FAIL)
 
     def _propose(self) -> Proposal | str:
         """One proposal, or why it leads to nothing new."""
@@ -218,8 +197,8 @@ class Sampler:
             self._study.tell(trial, state=TrialState.FAIL)  # it says nothing about its knobs; pruned, TPE would count it among the bad ones
             return "of pairs that do not fit"
         earlier = state.by_hash.get(candidate.hash)
-        if earlier is not None or any(candidate.hash == other.hash for other in self._live.values()):
-            self._answer_from(state.trials[earlier] if earlier is not None else None, trial, candidate)
+        if earlier is not None:
+            self._answer_from(state.trials[earlier], trial, candidate)
             return "seen before"
         limit = self.space.over({"params": candidate.params})
         costs = {} if limit else asdict(self._price(candidate.family))
@@ -231,17 +210,15 @@ class Sampler:
             self._study.tell(trial, state=TrialState.PRUNED)
             return "over a limit"
         self._is_news(candidate)
-        proposal = Proposal(trial.number, None, candidate.spec, candidate.hash, candidate.knobs, **costs)
-        self._live[trial.number] = proposal
-        return proposal
+        return Proposal(trial.number, None, candidate.spec, candidate.hash, candidate.knobs, **costs)
 
-    def _answer_from(self, earlier: TrialRecord | None, trial: optuna.trial.Trial, candidate: Candidate) -> None:
+    def _answer_from(self, earlier: TrialRecord, trial: optuna.trial.Trial, candidate: Candidate) -> None:
         news = self._is_news(candidate)
-        values = self._values(earlier) if earlier is not None else None
-        if news and earlier is not None and values is not None:
+        values = self._values(earlier)
+        if news and values is not None:
             self._ledger.reused(candidate.knobs, earlier.number)
             self._study.tell(trial, values)
-        elif news and earlier is not None and earlier.state is State.STOPPED:
+        elif news and earlier.state is State.STOPPED:
             self._study.tell(trial, state=TrialState.PRUNED)
         else:  # running, failed, or the very same knobs again: nothing to be learnt yet, or ever
             self._study.tell(trial, state=TrialState.FAIL)
@@ -255,18 +232,15 @@ class Sampler:
         return True
 
     def _returned(self) -> Proposal | None:
-        running = {other.hash for other in self._live.values()}
-        for record in self._ledger.state.having(State.RETURNED):
-            if record.hash in running:
-                continue
-            ranges = distributions(self.space, record.knobs, f"trial {record.number}")
-            self._study.add_trial(create_trial(state=TrialState.RUNNING, params=dict(record.knobs), distributions=ranges))
-            number = len(self._study.get_trials(deepcopy=False)) - 1
-            spec = TrialSpec.from_json(record.spec)
-            proposal = Proposal(number, record.number, spec, record.hash, record.knobs, record.params, record.bytes, record.flops)
-            self._live[number] = proposal
-            return proposal
-        return None
+        returned = self._ledger.state.having(State.RETURNED)
+        if not returned:
+            return None
+        record = returned[0]
+        ranges = distributions(self.space, record.knobs, f"trial {record.number}")
+        self._study.add_trial(create_trial(state=TrialState.RUNNING, params=dict(record.knobs), distributions=ranges))
+        number = len(self._study.get_trials(deepcopy=False)) - 1
+        spec = TrialSpec.from_json(record.spec)
+        return Proposal(number, record.number, spec, record.hash, record.knobs, record.params, record.bytes, record.flops)
 
     def _values(self, record: TrialRecord) -> list[float] | None:
         quality, cost = self._config.search.objectives
@@ -328,14 +302,11 @@ def _generation(sampler: optuna.samplers.BaseSampler, place: int) -> dict[str, A
     return {sampler._get_generation_key(): place // (sampler.population_size or 1)}
 
 
-def _log_cost(cost: float) -> float:
-    return math.log10(max(1.0, cost))  # a student without a matrix product has 0 FLOPs
-
-
 def objective_values(record: TrialRecord, quality: str, cost: str) -> list[float] | None:
     """[quality, log10 of the cost] of a complete trial; None for any other, and where the quality is not finite."""
     score = record.scores.get(quality, math.nan)
-    return [score, _log_cost(getattr(record, cost))] if math.isfinite(score) else None
+    # a student without a matrix product has 0 FLOPs
+    return [score, math.log10(max(1.0, getattr(record, cost)))] if math.isfinite(score) else None
 
 
 def optuna_state(record: TrialRecord, values: Sequence[float] | None) -> TrialState | None:

@@ -29,17 +29,14 @@ ATTEMPTS = 3  # of one trial on nodes that die; after that the trial itself is t
 EXPORT_SECONDS = 60.0  # between exports of study.db
 
 
-@dataclass
+@dataclass(frozen=True)
 class Live:
-    """A trial that runs now."""
+    """A trial that has a process now. How it stands is what the ledger says of it."""
 
     trial: int
     attempt: int
     proposal: int  # the sampler's number for it
     since: float = field(default_factory=time.monotonic)
-    share: float = 0.0
-    score: float | None = None
-    stopped: bool = False
 
 
 class StudyRun:
@@ -48,7 +45,7 @@ class StudyRun:
     Args:
         folder: studies/<name>, owned by this process.
         places: how many trials may run at once; asked before every proposal, because clusters grow and shrink.
-        changed: called after every event, for whoever shows the run.
+        changed: called with the run, the event and the trial after every event, for whoever shows the run.
     """
 
     def __init__(
@@ -61,17 +58,15 @@ class StudyRun:
         rungs: Rungs | None,
         *,
         places: Callable[[], int],
-        changed: Callable[[str, int], None],
+        changed: Callable[[StudyRun, str, int], None],
     ) -> None:
         self.config, self.folder, self.manifest = config, folder, manifest
         self.ledger, self.sampler, self.rungs = ledger, sampler, rungs
-        self.places, self.changed = places, changed
+        self.places, self._changed = places, changed
         self.quality, self.cost = config.search.objectives
         self.live: dict[str, Live] = {}
-        self.fetch: Callable[[tuple[int, int]], TrialResult | None] = lambda _: None
         self.problem: KdsearchError | None = None  # what ended the run early
         self.interrupted: int | None = None  # the signal that ended it
-        self.why_over: str | None = None  # in words, when no more can be proposed
         self.began = time.monotonic()
         self._exported = time.monotonic()
 
@@ -107,19 +102,17 @@ class StudyRun:
 
     def _next(self, key: str) -> dict[str, Any] | None:
         state = self.ledger.state
-        done = self.started >= self.config.search.trials or self.why_over is not None
-        if done and not state.having(State.RETURNED):
+        if self.started >= self.config.search.trials and not state.having(State.RETURNED):
             return None
         proposal = self.sampler.ask()
         if proposal is None:
-            self.why_over = self.sampler.exhausted
             return None
         trial = state.next_number if proposal.trial is None else proposal.trial
         costs = {"params": proposal.params, "bytes": proposal.bytes, "flops": proposal.flops}
         spec = proposal.spec.to_json()
         attempt = self.ledger.started(trial, spec, proposal.hash, proposal.knobs, **costs)
         self.live[key] = Live(trial, attempt, proposal.number)
-        self.changed("started", trial)
+        self._changed(self, "started", trial)
         return {"trial": trial, "attempt": attempt, "spec": json.dumps(spec)}
 
     def reported(self, key: str, result: Mapping[str, Any]) -> bool:
@@ -128,32 +121,31 @@ class StudyRun:
         if live is None or result.get("share") is None:
             return False
         share, score = float(result["share"]), result.get("score")
-        live.share, live.score = share, score
         if share >= 1.0 or score is None:
             return False
         try:
             self.ledger.rung(live.trial, live.attempt, share, score, result["trial_seconds"])
-            if self.rungs is None:
-                self.changed("rung", live.trial)
-                return False
             trial = self.ledger.state.trials[live.trial]
-            self.rungs.record(live.trial, getattr(trial, self.cost), share, score, trial.spec["family"], trial.spec["strategy"])
-            live.stopped = self.rungs.verdict(live.trial, share)
-            if live.stopped:
-                self.ledger.stopped(live.trial, live.attempt, share, score, seconds={"total": result["trial_seconds"]})
-                self.sampler.tell_stopped(live.proposal)
+            if self.rungs is not None:
+                self.rungs.record(live.trial, getattr(trial, self.cost), share, score, trial.spec["family"], trial.spec["strategy"])
+                if self.rungs.verdict(live.trial, share):
+                    self.ledger.stopped(live.trial, live.attempt, share, score, seconds={"total": result["trial_seconds"]})
+                    self._follow(live)
+                    return True
+            self._changed(self, "rung", live.trial)
         except KdsearchError as problem:
             self.problem = problem
-        self.changed("stopped" if live.stopped else "rung", live.trial)
-        return live.stopped
+        return False
 
-    def ended(self, key: str, result: Mapping[str, Any] | None, error: bool) -> None:
-        """A trial's process is done with it, one way or another."""
+    def ended(self, key: str, outcome: TrialResult | None) -> None:
+        """A trial's process is done with it, one way or another.
+
+        outcome: what it handed over; None where it died or was ended before.
+        """
         live = self.live.pop(key, None)
-        if live is None or live.stopped:
+        if live is None or not self._runs(live):
             return
         try:
-            outcome = self.fetch((live.trial, live.attempt))
             if outcome is not None:
                 self._finish(live, outcome)
             elif self.over():
@@ -177,23 +169,27 @@ class StudyRun:
         files.write_folder(self.folder.student_folder(live.trial), outcome.files)
         facts = {key: value for key, value in outcome.record().items() if key not in ("scores", "params", "seconds")}
         self.ledger.complete(live.trial, live.attempt, outcome.scores, trial.params, trial.bytes, trial.flops, outcome.seconds, **facts)
-        self.sampler.tell_complete(live.proposal, score, float(getattr(trial, self.cost)))
         self.write_front()
-        self.changed("complete", live.trial)
+        self._follow(live)
 
     def _fail(self, live: Live, cause: str, message: str, seconds: Mapping[str, float]) -> None:
         self.ledger.failed(live.trial, live.attempt, cause, message, seconds=dict(seconds))
-        self.sampler.tell_failed(live.proposal)
-        if self.rungs is not None:
-            self.rungs.forget(live.trial)
-        self.changed("failed", live.trial)
+        self._follow(live)
 
     def _return(self, live: Live, reason: str) -> None:
         self.ledger.returned(live.trial, live.attempt, reason)
-        self.sampler.tell_returned(live.proposal)
-        if self.rungs is not None:
+        self._follow(live)
+
+    def _runs(self, live: Live) -> bool:
+        return self.ledger.state.trials[live.trial].state is State.RUNNING
+
+    def _follow(self, live: Live) -> None:
+        """What follows from the end of a trial, once the ledger has it."""
+        self.sampler.tell(live.proposal, live.trial)
+        state = self.ledger.state.trials[live.trial].state
+        if self.rungs is not None and state in (State.FAILED, State.RETURNED):
             self.rungs.forget(live.trial)
-        self.changed("returned", live.trial)
+        self._changed(self, str(state), live.trial)
 
     def _lost(self, live: Live) -> None:
         """The worker died without a word: its node, its memory, or the limit on its time."""
@@ -209,7 +205,7 @@ class StudyRun:
         """After the last trial: nothing stays RUNNING, the front and the export are up to date."""
         for key in list(self.live):
             live = self.live.pop(key)
-            if not live.stopped:
+            if self._runs(live):
                 self._return(live, "interrupted")
         self.write_front()
         self.export()
@@ -223,7 +219,7 @@ class StudyRun:
 
     def tick(self) -> None:
         """Now and then, whether anything happened or not."""
-        self.changed("tick", -1)
+        self._changed(self, "tick", -1)
         if time.monotonic() - self._exported > EXPORT_SECONDS and self.problem is None:
             self._exported = time.monotonic()
             try:

@@ -24,7 +24,6 @@ from kdsearch.io.progress import teacher_progress
 from kdsearch.results.folder import StudyFolder
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import State
-from kdsearch.student.trial import RUNGS
 from kdsearch.study import prepare
 from kdsearch.study.interrupts import Interrupts, interruptible
 from kdsearch.study.prepared import Known, Prepared
@@ -152,7 +151,7 @@ def _search(
     rungs = None
     if study.search.early_stopping:
         staged = [name for name, strategy in known.plugins.strategies.items() if strategy.staged]
-        rungs = Rungs(lambda score: metrics.standard_error(quality, score, rows), RUNGS, staged=staged)
+        rungs = Rungs(lambda score: metrics.standard_error(quality, score, rows), staged)
         cost = study.search.objectives[1]
         rungs.rebuild(ledger.state, {number: getattr(trial, cost) for number, trial in ledger.state.trials.items()})
     sampler = Sampler(study, known.plugins, prepared.assets.info, ledger, known.price)
@@ -168,7 +167,6 @@ def _search(
             places=lambda: ray_session.places(resources.cpu, resources.gpu),
             changed=view.changed,
         )
-        view.study = run
         try:
             if run.started < study.search.trials or ledger.state.having(State.RETURNED):
                 with stop.handing_to(run.interrupt), ray_session.session(address, prepared.object_bytes):
@@ -197,8 +195,8 @@ def _outcome(run: StudyRun, folder: Path, console: Console) -> Study:
     if run.interrupted is not None:
         raise Interrupted(run.interrupted)
     counts = run.ledger.state.counts()
-    if run.why_over is not None:
-        console.print(f"note: {run.why_over}", highlight=False, soft_wrap=True)
+    if run.sampler.exhausted is not None:
+        console.print(f"note: {run.sampler.exhausted}", highlight=False, soft_wrap=True)
     if run.out_of_time() and sum(counts.values()) < run.config.search.trials:
         console.print(
             f"note: the time is used up after {sum(counts.values())} trials; the same command goes on", highlight=False, soft_wrap=True
