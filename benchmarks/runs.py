@@ -56,8 +56,8 @@ class Bench:
     def teacher_test(self) -> np.ndarray:
         """(T,) bool, where the teacher is right."""
         found, length = self.prepared.teacher, self.assets.max_length
-        said = signal_cache.signals(found, splits.tokenise(self.test, found.tokenizer, length), [_LOGITS], None, max_length=length)
-        return said.columns[_LOGITS].values.argmax(-1) == self.test.labels
+        said = signal_cache.signals(found, splits.tokenise(self.test, found.tokenizer, length), [_LOGITS], max_length=length)
+        return said.logits.argmax(-1) == self.test.labels
 
     def run(self, spec: TrialSpec) -> Run:
         """

@@ -40,6 +40,10 @@ class Signal(enum.StrEnum):
     ATTENTION = "attention"  # (B, A, S, S) a layer's attention probabilities, before dropout; layer 0 is the lowest
     VALUES = "values"  # (B, A, S, H/A) a layer's value vectors; layer 0 is the lowest
 
+    def states(self, layers: int) -> int:
+        """How many of it a model of that many layers shows: the embedding is a state too."""
+        return layers + 1 if self in (Signal.POOLED, Signal.HIDDEN) else layers
+
 
 class TeacherRole(enum.StrEnum):
     ABSENT = "absent"  # the strategy learns from labels alone
@@ -64,6 +68,18 @@ class Need:
                 raise ValueError("Need(Signal.LOGITS) takes no layer")
         elif self.layer is None:
             object.__setattr__(self, "layer", -1)
+
+    def index(self, layers: int) -> int:
+        """Its layer counted from the bottom, of a model with that many layers.
+
+        Raises:
+            IndexError: the model has no such state or layer.
+        """
+        assert self.layer is not None, "the logits have no layer"
+        states = self.signal.states(layers)
+        if not -states <= self.layer < states:
+            raise IndexError(f"Need(Signal.{self.signal.name}, {self.layer}): this model has {states}: use {-states} .. {states - 1}")
+        return self.layer % states
 
 
 class _Layered(dict[tuple[Signal, int], Tensor]):

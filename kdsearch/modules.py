@@ -107,9 +107,7 @@ def shown(
             continue
         if need.signal not in provides or need.signal not in (Signal.POOLED, Signal.HIDDEN):
             raise LookupError(f"this student shows {' and '.join(sorted(provides))}, not {need.signal}")
-        if not -len(states) <= need.layer < len(states):
-            raise IndexError(f"{need.signal} of layer {need.layer}: this student has {len(states)} states")
-        state = states[need.layer]
+        state = states[need.index(len(states) - 1)]
         if need.signal is Signal.POOLED and state.ndim == 3:
             state = mean_over_tokens(state, mask)
         layered[need.signal, need.layer] = F.pad(state, (0, width - state.shape[-1])).float()

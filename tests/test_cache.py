@@ -18,10 +18,11 @@ from kdsearch.data.splits import Tokens
 from kdsearch.errors import EnvironmentProblem, PluginError
 from kdsearch.teacher import encoder, signal_cache
 from kdsearch.teacher.encoder import Encoder
+from kdsearch.teacher.signals import Signals
 from kdsearch.training.loop import Rows
 
 LOGITS = Need(Signal.LOGITS)
-TOP = Need(Signal.HIDDEN, -1)
+TOP, TOP_FROM_BOTTOM = Need(Signal.HIDDEN, -1), Need(Signal.HIDDEN, 2)
 LENGTHS = (5, 3, 7, 4, 6)  # 25 tokens
 
 
@@ -62,8 +63,12 @@ def tokens() -> Tokens:
     return Tokens(rng.integers(1, 50, offsets[-1]).astype(np.int32), offsets, rng.integers(0, 2, offsets[-1]).astype(np.int8))
 
 
-def get(teacher: Known, tokens: Tokens, *needs: Need, max_bytes: int | None = None, **options: Any) -> signal_cache.Signals:
-    return signal_cache.signals(teacher, tokens, needs, max_bytes, max_length=16, **options)
+def get(teacher: Known, tokens: Tokens, *needs: Need, **options: Any) -> signal_cache.Stored:
+    return signal_cache.signals(teacher, tokens, needs, max_length=16, **options)
+
+
+def gathered(teacher: Known, tokens: Tokens, *needs: Need) -> Signals:
+    return Signals(get(teacher, tokens, *needs).arrays, tokens.offsets, needs, teacher.info, torch.device("cpu"))
 
 
 def live(teacher: Known, tokens: Tokens, rows: np.ndarray, *needs: Need) -> Any:
@@ -93,12 +98,12 @@ def test_cached_equals_live_for_every_signal_and_any_batch(teacher: Known, token
         Need(Signal.VALUES, 0),
         Need(Signal.VALUES),
     )
-    found = get(teacher, tokens, *needs)
-    assert found.live == ()
-    assert set(found.columns) == set(needs)
     rows = np.array([3, 0, 2])
     expected = live(teacher, tokens, rows, *needs)
-    np.testing.assert_allclose(found.columns[LOGITS].rows(rows), expected.logits.numpy(), atol=1e-5)
+    shown = gathered(teacher, tokens, *needs)
+    assert shown.missing == []
+    layered = shown.layered(torch.tensor(rows), width=7)
+    np.testing.assert_allclose(shown.logits(torch.tensor(rows)), expected.logits.numpy(), atol=1e-5)
     mask = np.arange(7)[None] < np.array([4, 5, 7])[:, None]
     for need in needs[1:]:
         assert need.layer is not None
@@ -108,12 +113,11 @@ def test_cached_equals_live_for_every_signal_and_any_batch(teacher: Known, token
         if need.signal is Signal.VALUES:
             assert wanted.shape == (3, 2, 7, 4)
             wanted = wanted * mask[:, None, :, None]
-        np.testing.assert_allclose(found.columns[need].rows(rows), wanted, atol=1e-5, err_msg=str(need))
+        np.testing.assert_allclose(layered[need.signal, need.layer], wanted, atol=1e-5, err_msg=str(need))
 
 
 def test_a_token_level_batch_can_be_padded_wider(teacher: Known, tokens: Tokens) -> None:
-    column = get(teacher, tokens, TOP).columns[TOP]
-    padded = column.rows(np.array([1, 3]), width=8)
+    padded = gathered(teacher, tokens, TOP).layered(torch.tensor([1, 3]), width=8)[Signal.HIDDEN, -1]
     assert padded.shape == (2, 8, 8)
     assert not padded[0, 3:].any()
     assert not padded[1, 4:].any()
@@ -124,8 +128,8 @@ def test_a_second_call_runs_no_teacher(teacher: Known, tokens: Tokens) -> None:
     first = get(teacher, tokens, TOP)
     second = get(teacher, tokens, TOP)
     assert (first.forwards, second.forwards) == (5, 0)
-    np.testing.assert_array_equal(first.columns[TOP].values, second.columns[TOP].values)
-    assert not second.columns[TOP].values.flags.writeable
+    np.testing.assert_array_equal(first.arrays[TOP_FROM_BOTTOM], second.arrays[TOP_FROM_BOTTOM])
+    assert not second.arrays[TOP_FROM_BOTTOM].flags.writeable
 
 
 def test_what_students_learn_from_may_be_bfloat16_what_is_scored_never_is(
@@ -133,14 +137,14 @@ def test_what_students_learn_from_may_be_bfloat16_what_is_scored_never_is(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     logits = Need(Signal.LOGITS)
-    fast = signal_cache.signals(teacher, tokens, [logits], None, max_length=32, fast=True)
-    exact = signal_cache.signals(teacher, tokens, [logits], None, max_length=32)
+    fast = signal_cache.signals(teacher, tokens, [logits], max_length=32, fast=True)
+    exact = signal_cache.signals(teacher, tokens, [logits], max_length=32)
     assert fast.forwards == exact.forwards == len(tokens)  # kept apart
-    assert not np.array_equal(fast.columns[logits].values, exact.columns[logits].values)
-    np.testing.assert_allclose(fast.columns[logits].values, exact.columns[logits].values, atol=0.05)
+    assert not np.array_equal(fast.logits, exact.logits)
+    np.testing.assert_allclose(fast.logits, exact.logits, atol=0.05)
     # Now that the exact ones are there, they serve for both.
-    again = signal_cache.signals(teacher, tokens, [logits], None, max_length=32, fast=True)
-    np.testing.assert_array_equal(again.columns[logits].values, exact.columns[logits].values)
+    again = signal_cache.signals(teacher, tokens, [logits], max_length=32, fast=True)
+    np.testing.assert_array_equal(again.logits, exact.logits)
 
 
 def test_a_signal_asked_for_later_is_added_beside_the_others(teacher: Known, tokens: Tokens, own_cache: Path) -> None:
@@ -155,14 +159,13 @@ def test_a_signal_asked_for_later_is_added_beside_the_others(teacher: Known, tok
 def test_negative_layers_and_their_positive_names_share_a_file(teacher: Known, tokens: Tokens, own_cache: Path) -> None:
     found = get(teacher, tokens, TOP, Need(Signal.HIDDEN, 2), Need(Signal.VALUES, -2))
     assert sorted(path.name for path in own_cache.rglob("*.npy")) == ["hidden.2.npy", "logits.npy", "values.0.npy"]
-    assert found.columns[TOP].values is found.columns[Need(Signal.HIDDEN, 2)].values
     assert set(found.arrays) == {LOGITS, Need(Signal.HIDDEN, 2), Need(Signal.VALUES, 0)}
 
 
 def test_a_layer_that_the_teacher_lacks_is_refused_by_name(teacher: Known, tokens: Tokens) -> None:
-    with pytest.raises(PluginError, match=r"Need\(Signal.HIDDEN, 3\): the teacher has 3: use -3 .. 2"):
+    with pytest.raises(PluginError, match=r"the teacher: Need\(Signal.HIDDEN, 3\): this model has 3: use -3 .. 2"):
         get(teacher, tokens, Need(Signal.HIDDEN, 3))
-    with pytest.raises(PluginError, match=r"Need\(Signal.VALUES, 2\): the teacher has 2"):
+    with pytest.raises(PluginError, match=r"the teacher: Need\(Signal.VALUES, 2\): this model has 2"):
         get(teacher, tokens, Need(Signal.VALUES, 2))
 
 
@@ -178,17 +181,14 @@ def test_only_what_fits_is_cached_in_the_order_of_needs_and_attention_never(teac
     low, values, attention = Need(Signal.HIDDEN, 0), Need(Signal.VALUES), Need(Signal.ATTENTION)
     needs = [attention, values, TOP, low, Need(Signal.POOLED)]
     # logits 60, pooled 160, each token-level signal 800 bytes
-    assert signal_cache.plan(needs, [tokens], teacher.info, 1800) == signal_cache.Plan(
+    assert signal_cache.plan(needs, [tokens], teacher.info, 1800) == signal_cache.CachePlan(
         (LOGITS, Need(Signal.POOLED), values), (attention, TOP, low), 1020
     )
-    assert signal_cache.plan(needs, [tokens], teacher.info, 0) == signal_cache.Plan(
+    assert signal_cache.plan(needs, [tokens], teacher.info, 0) == signal_cache.CachePlan(
         (LOGITS, Need(Signal.POOLED)), (attention, values, TOP, low), 220
     )
     assert signal_cache.plan(needs, [tokens], teacher.info, None).live == (attention,)
     assert signal_cache.plan([TOP], [tokens, tokens], teacher.info, 1000).live == (TOP,)
-    found = get(teacher, tokens, *needs, max_bytes=1800)
-    assert set(found.columns) == {LOGITS, Need(Signal.POOLED), values}
-    assert found.live == (attention, TOP, low)
 
 
 @pytest.mark.parametrize("part", ["ids", "offsets", "types", "no types", "weights", "tokenizer", "max_length"])
@@ -213,12 +213,12 @@ def test_any_change_of_what_decides_the_numbers_misses(teacher: Known, tokens: T
     else:
         max_length = 17
     assert signal_cache.stored_logits(teacher, tokens, max_length) is None
-    assert signal_cache.signals(teacher, tokens, [], None, max_length=max_length).forwards == 5
+    assert signal_cache.signals(teacher, tokens, [], max_length=max_length).forwards == 5
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "side file cut", "side file of another", "gone"])
 def test_a_corrupt_file_is_made_again_with_a_note(teacher: Known, tokens: Tokens, own_cache: Path, damage: str) -> None:
-    before = np.array(get(teacher, tokens, TOP).columns[TOP].values)
+    before = np.array(get(teacher, tokens, TOP).arrays[TOP_FROM_BOTTOM])
     path = next(own_cache.rglob("hidden.2.npy"))
     content = path.read_bytes()
     if damage == "flipped":
@@ -234,7 +234,7 @@ def test_a_corrupt_file_is_made_again_with_a_note(teacher: Known, tokens: Tokens
     found = get(teacher, tokens, TOP)
     assert found.forwards == 5
     assert found.notes == (() if damage == "gone" else (f"{path}: corrupt, made again",))
-    np.testing.assert_allclose(found.columns[TOP].values, before, atol=1e-6)
+    np.testing.assert_allclose(found.arrays[TOP_FROM_BOTTOM], before, atol=1e-6)
     again = get(teacher, tokens, TOP)
     assert again.forwards == 0
     assert again.notes == ()
@@ -279,8 +279,8 @@ def test_parts_have_entries_of_their_own(teacher: Known, tokens: Tokens) -> None
 def test_a_part_without_rows_needs_no_disk(teacher: Known, own_cache: Path) -> None:
     nothing = Tokens(np.zeros(0, np.int32), np.zeros(1, np.int64), None)
     found = get(teacher, nothing, TOP)
-    assert found.columns[LOGITS].values.shape == (0, 3)
-    assert found.columns[TOP].values.shape == (0, 8)
+    assert found.logits.shape == (0, 3)
+    assert found.arrays[TOP_FROM_BOTTOM].shape == (0, 8)
     assert found.forwards == 0
     assert not own_cache.exists()
 
@@ -322,7 +322,7 @@ def test_two_at_a_time_fill_an_entry_once_and_both_read_it_whole(teacher: Known,
     def second_told(what: str, done: int, total: int) -> None:
         waiting.append(what)
 
-    def second() -> signal_cache.Signals:
+    def second() -> signal_cache.Stored:
         assert running.wait(10)
         return get(teacher, tokens, progress=second_told)
 
@@ -331,4 +331,4 @@ def test_two_at_a_time_fill_an_entry_once_and_both_read_it_whole(teacher: Known,
         one, two = (run.result(timeout=20) for run in runs)
     assert (one.forwards, two.forwards) == (5, 0)
     assert waiting == ["waiting for another process that runs the same teacher on the same text"]
-    np.testing.assert_array_equal(one.columns[LOGITS].values, two.columns[LOGITS].values)
+    np.testing.assert_array_equal(one.logits, two.logits)

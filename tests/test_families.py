@@ -317,7 +317,7 @@ def test_signals_they_do_not_show_are_refused_by_name(name: str) -> None:
     student = SHAPES[name].build(tiny_info(tiny_teacher()))
     with pytest.raises(LookupError, match=r"this student shows .*logits.*, not attention"):
         student(eight_sentences(), [Need(Signal.ATTENTION)])
-    with pytest.raises(LookupError, match="pooled of layer 9: this student has"):
+    with pytest.raises(LookupError, match=r"Need\(Signal.POOLED, 9\): this model has"):
         student(eight_sentences(), [Need(Signal.POOLED, 9)])
 
 

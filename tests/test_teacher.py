@@ -20,7 +20,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from kdsearch.api import Need, Signal
 from kdsearch.config import schema, study_file
 from kdsearch.data.splits import Data, Table, tokenise
 from kdsearch.errors import EnvironmentProblem, InputError
@@ -180,9 +179,9 @@ def test_the_gate_fills_the_cache_and_a_second_run_does_no_forward(classifier: P
     assert first.fingerprint == second.fingerprint
     assert first.validation == second.validation
     tokens = tokenise(data.validation, second.tokenizer, 16)
-    kept = signal_cache.signals(second, tokens, [], None, max_length=16)
+    kept = signal_cache.signals(second, tokens, [], max_length=16)
     assert kept.forwards == 0
-    np.testing.assert_allclose(kept.columns[Need(Signal.LOGITS)].values, logits(second, data), atol=1e-5)
+    np.testing.assert_allclose(kept.logits, logits(second, data), atol=1e-5)
 
 
 def test_outputs_are_put_into_the_datas_order_by_name(classifier: Path) -> None:

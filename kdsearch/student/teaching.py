@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,50 +14,11 @@ from kdsearch import tasks
 from kdsearch.api import Batch, ModelInfo, Need, Outputs, Signal, Strategy, TeacherRole
 from kdsearch.student.assets import Assets, Part
 from kdsearch.teacher.encoder import Encoder
-from kdsearch.teacher.signal_cache import from_bottom
+from kdsearch.teacher.signals import LOGITS, Signals
 from kdsearch.teacher.trainable_copy import PrivateTeacher, split_state
 from kdsearch.training import predict
-from kdsearch.training.loop import NotFinite, Rows, as_tensor, mixed, token_places
+from kdsearch.training.loop import NotFinite, Rows, as_tensor, mixed
 from kdsearch.training.target_scaling import OWN, Unit
-
-_LOGITS = Need(Signal.LOGITS)
-
-
-class Signals:
-    """The cached signals of a part on a device, gathered for rows."""
-
-    def __init__(self, part: Part, needs: tuple[Need, ...], teacher: ModelInfo, device: torch.device) -> None:
-        self.needs = needs
-        self._heads = teacher.heads
-        self._offsets = as_tensor(np.asarray(part.tokens.offsets)).to(device)
-        self._columns: dict[Need, Tensor] = {}
-        self.missing: list[Need] = []
-        for need in needs:
-            column = part.signals.get(from_bottom(need, teacher))
-            if column is None:
-                self.missing.append(need)
-            else:
-                self._columns[need] = as_tensor(column).to(device)
-
-    def logits(self, rows: Tensor) -> Tensor:
-        """(B, C)."""
-        return self._columns[_LOGITS][rows]
-
-    def layered(self, rows: Tensor, width: int) -> dict[tuple[Signal, int], Tensor]:
-        """Everything but the logits; token-level signals are padded to `width` tokens with zeros."""
-        layered: dict[tuple[Signal, int], Tensor] = {}
-        for need, column in self._columns.items():
-            if need.layer is None:
-                continue
-            if need.signal is Signal.POOLED:
-                layered[need.signal, need.layer] = column[rows]
-            else:
-                mask, places = token_places(self._offsets, rows, width, len(column))
-                found = column[places] * mask.unsqueeze(-1)
-                if need.signal is Signal.VALUES:
-                    found = found.unflatten(-1, (self._heads, -1)).transpose(1, 2)
-                layered[need.signal, need.layer] = found
-        return layered
 
 
 class _FromStates(nn.Module):
@@ -98,23 +60,26 @@ class Teaching:
             self.tuned = self._private.tuned
             if unit != OWN:
                 unit.unfold(self._private.head)
-            below = Signals(assets.learnt, (split_state(assets.info.layers, tuning),), assets.info, device)
+            below = self._gathered(assets.learnt, (split_state(assets.info.layers, tuning),))
             if not below.missing and all(need.signal is Signal.LOGITS for need in self._needs):
                 self._signals = below
         elif strategy.teacher is TeacherRole.FROZEN:
             learnt = assets.learnt
             if unit != OWN:
-                learnt = replace(learnt, signals={**learnt.signals, _LOGITS: unit.standard(learnt.signals[_LOGITS])})
-            self._signals = Signals(learnt, (_LOGITS, *self._needs), assets.info, device)
+                learnt = replace(learnt, signals={**learnt.signals, LOGITS: unit.standard(learnt.signals[LOGITS])})
+            self._signals = self._gathered(learnt, (LOGITS, *self._needs))
             if self._signals.missing:
                 # Over the cache's budget, and attention always: the frozen teacher runs in the trial.
                 shared = assets.teacher()
                 self._live = Encoder(shared if device.type == "cpu" else copy.deepcopy(shared).to(device))
-                self._signals = Signals(learnt, (_LOGITS,), assets.info, device)
+                self._signals = self._gathered(learnt, (LOGITS,))
             if strategy.each_teacher:
                 if assets.several is None or assets.several.learnt is None:
                     raise ValueError(f"{strategy.name} weighs several teachers, and these assets have the answers of one")
                 self._each = as_tensor(unit.standard(assets.several.learnt)).to(device)
+
+    def _gathered(self, part: Part, needs: Sequence[Need]) -> Signals:
+        return Signals(part.signals, part.tokens.offsets, needs, self._assets.info, self._device)
 
     def outputs(self, rows: np.ndarray, batch: Batch) -> Outputs | None:
         """The teacher's Outputs for these rows; batch: the same rows as the student reads them."""
@@ -144,9 +109,9 @@ class Teaching:
             return None
         assets, part = self._assets, self._assets.validation
         # Of several teachers it is a copy of the main one, and the part has their mean.
-        said = part.signals[_LOGITS] if assets.several is None else assets.several.validation[0]
+        said = part.signals[LOGITS] if assets.several is None else assets.several.validation[0]
         before = tasks.of(assets.task).scores(np.asarray(said), part.labels)
-        below = None if self._signals is None else Signals(part, self._signals.needs, assets.info, self._device)
+        below = None if self._signals is None else self._gathered(part, self._signals.needs)
         copied = self._private if below is None or below.missing else _FromStates(self._private, below)
         logits = self._unit.own(predict.predict(copied, Rows(part.tokens, part.labels, pad=assets.pad, device=self._device)))
         if not np.isfinite(logits).all():

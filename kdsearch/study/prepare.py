@@ -26,7 +26,7 @@ from kdsearch.study.manifest import manifest
 from kdsearch.study.prepared import Known, Prepared
 from kdsearch.teacher import ensemble, resolve, signal_cache
 from kdsearch.teacher.resolve import Teacher
-from kdsearch.teacher.signal_cache import Signals
+from kdsearch.teacher.signal_cache import Stored
 from kdsearch.teacher.trainable_copy import split_state
 
 _LOGITS = Need(Signal.LOGITS)
@@ -112,9 +112,9 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
         frozen_needs(known.exploration.candidates, known.info), list(texts.values()), found.info, study.cache.max_bytes
     )
     learnt = {
-        name: signal_cache.signals(found, tokens, wanted.cached, None, told, max_length=length, fast=True) for name, tokens in texts.items()
+        name: signal_cache.signals(found, tokens, wanted.cached, told, max_length=length, fast=True) for name, tokens in texts.items()
     }
-    scored = signal_cache.signals(found, known.validation, judged, None, told, max_length=length)
+    scored = signal_cache.signals(found, known.validation, judged, told, max_length=length)
     notes = [note for one in teachers for note in one.notes]
     if wanted.live:
         asked = ", ".join(f"{need.signal} {need.layer}" for need in wanted.live)
@@ -154,7 +154,7 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
 
 def _with_others(
     assets: Assets, known: Known, teachers: tuple[Teacher, ...], tables: Mapping[str, Table], progress: Progress | None
-) -> tuple[Assets, list[Signals], list[str]]:
+) -> tuple[Assets, list[Stored], list[str]]:
     """Put the mean of all teachers' answers in the place of the main one's logits.
 
     Returns:
@@ -169,10 +169,10 @@ def _with_others(
             spelt = ensemble.respelt(tables["augmented"], teachers[0].tokenizer, one.tokenizer)
             texts.append(splits.tokenise(spelt, one.tokenizer, length))
         told = ensemble.numbered(progress, place, len(teachers))
-        said = [signal_cache.signals(one, tokens, [_LOGITS], None, told, max_length=length, fast=True) for tokens in texts]
-        said.append(signal_cache.signals(one, other.validation, [_LOGITS], None, told, max_length=length))
+        said = [signal_cache.signals(one, tokens, [_LOGITS], told, max_length=length, fast=True) for tokens in texts]
+        said.append(signal_cache.signals(one, other.validation, [_LOGITS], told, max_length=length))
         heard += said
-        *of_learnt, of_validation = (each.columns[_LOGITS].values for each in said)
+        *of_learnt, of_validation = (each.logits for each in said)
         learnt.append(np.concatenate(of_learnt))
         validation.append(of_validation)
     asked = any(known.plugins.strategies[name].each_teacher for name in study.space.strategies)

@@ -68,7 +68,7 @@ class Prepared:
         for place, one in enumerate(self.teachers):
             told = ensemble.numbered(progress, place, len(self.teachers))
             tokens = splits.tokenise(table, one.tokenizer, length)
-            said.append(signal_cache.signals(one, tokens, [_LOGITS], None, told, max_length=length).columns[_LOGITS].values)
+            said.append(signal_cache.signals(one, tokens, [_LOGITS], told, max_length=length).logits)
         return ensemble.mean(said)
 
     @property

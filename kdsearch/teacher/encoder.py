@@ -124,10 +124,7 @@ class Encoder(nn.Module):
         for need in needs:
             if need.layer is None:
                 continue
-            states = depth + 1 if need.signal in (Signal.POOLED, Signal.HIDDEN) else depth
-            if not -states <= need.layer < states:
-                raise IndexError(f"{need.signal} of layer {need.layer}: this model has {states}")
-            at = need.layer % states
+            at = need.index(depth)
             if need.signal is Signal.HIDDEN:
                 found = output.hidden_states[at]
             elif need.signal is Signal.POOLED:

@@ -319,8 +319,8 @@ def _through_gate(
                 evidence(rows, said, True)
         forwards = len(rows)
     if logits is None:
-        found = signal_cache.signals(teacher, tokens, needs, None, progress, max_length=config.data.max_length)
-        logits = found.columns[_LOGITS].values
+        found = signal_cache.signals(teacher, tokens, needs, progress, max_length=config.data.max_length)
+        logits = found.logits
         forwards += found.forwards
     verdict = evidence(slice(None), logits, True)
     return replace(teacher, validation=verdict.scores, baseline=verdict.baseline, forwards=forwards)

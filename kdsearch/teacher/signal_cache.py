@@ -1,4 +1,4 @@
-"""The teacher's signals as columns: one forward pass per text ever, kept under a content address, memory-mapped afterwards.
+"""The teacher's signals on disk: one forward pass per text ever, kept under a content address, memory-mapped afterwards.
 
 An entry belongs to one part of the data (train, validation, unlabelled): a folder named by the digest of all that decides its numbers.
 In it, each signal is an .npy file without padding and a .json file with its checksum, written last: a signal without one does not exist.
@@ -24,21 +24,19 @@ from transformers import PreTrainedModel
 
 from kdsearch.api import ModelInfo, Need, Signal
 from kdsearch.data.splits import Tokens
-from kdsearch.errors import EnvironmentProblem, PluginError
+from kdsearch.errors import EnvironmentProblem
 from kdsearch.io import files
 from kdsearch.io.progress import Progress
 from kdsearch.teacher.encoder import Encoder
+from kdsearch.teacher.signals import LOGITS, PER_TOKEN, from_bottom, shape
 from kdsearch.training.loop import Rows, default_device, fast_bfloat16, in_order, mixed
 
 FORMAT = 1  # part of every key: raise it when the numbers or their layout change
 DTYPE = np.dtype("<f4")
 TOKENS_PER_BATCH = 2048
 
-_LOGITS = Need(Signal.LOGITS)
-_PER_TOKEN = (Signal.HIDDEN, Signal.VALUES)
 
-
-class Known(Protocol):
+class Fingerprinted(Protocol):
     """The part of a teacher that the cache reads."""
 
     @property
@@ -52,37 +50,7 @@ class Known(Protocol):
 
 
 @dataclass(frozen=True)
-class Column:
-    """One signal of all rows of a part."""
-
-    need: Need  # its layer counted from the bottom
-    values: np.ndarray  # float32: LOGITS (N, C), POOLED (N, H), HIDDEN and VALUES (T, H), read-only
-    offsets: np.ndarray | None = None  # (N + 1,) int64 for a token-level signal: row n is values[offsets[n]:offsets[n + 1]]
-    heads: int = 1  # A, for VALUES
-
-    def rows(self, rows: np.ndarray, width: int | None = None) -> np.ndarray:
-        """The signal of a batch, as Signal gives its shape; token-level ones are zero where padded.
-
-        Args:
-            rows: (B,) integer row numbers within the part.
-            width: S of the batch; default its longest row.
-        """
-        if self.offsets is None:
-            return np.asarray(self.values[rows])
-        starts = self.offsets[rows][:, None]
-        lengths = self.offsets[rows + 1][:, None] - starts
-        steps = np.arange(int(lengths.max()) if width is None else width)[None]
-        mask = steps < lengths
-        padded = np.zeros((*mask.shape, self.values.shape[1]), self.values.dtype)
-        padded[mask] = self.values[(starts + steps)[mask]]
-        if self.need.signal is Signal.HIDDEN:
-            return padded
-        batch, length, hidden = padded.shape
-        return np.ascontiguousarray(padded.reshape(batch, length, self.heads, hidden // self.heads).transpose(0, 2, 1, 3))
-
-
-@dataclass(frozen=True)
-class Plan:
+class CachePlan:
     """Which needs are kept on disk; the teacher runs live in the trial for the others."""
 
     cached: tuple[Need, ...]  # as they were declared, logits first
@@ -91,20 +59,19 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Signals:
-    """What the teacher says of one part."""
+class Stored:
+    """The signals of one part."""
 
-    columns: dict[Need, Column]  # by the need as it was declared; Need(HIDDEN, -1) and Need(HIDDEN, top) share a column
-    live: tuple[Need, ...]
+    arrays: dict[Need, np.ndarray]  # float32, read-only, as signals.shape says; by the need with its layer counted from the bottom
     forwards: int  # rows run through the teacher to get this: 0 when all was there
     seconds: float
     bytes: int
     notes: tuple[str, ...] = ()  # what the user should know, such as a corrupt file that was made again
 
     @property
-    def arrays(self) -> dict[Need, np.ndarray]:
-        """The columns' values by the need with its layer counted from the bottom."""
-        return {column.need: column.values for column in self.columns.values()}
+    def logits(self) -> np.ndarray:
+        """(N, C)."""
+        return self.arrays[LOGITS]
 
 
 def cache_root() -> Path:
@@ -116,61 +83,40 @@ def cache_root() -> Path:
     return Path.home() / ".cache" / "kdsearch"
 
 
-def from_bottom(need: Need, info: ModelInfo) -> Need:
-    """The need with its layer counted from the bottom: the same state has one name.
-
-    Raises:
-        PluginError: the model has no such layer.
-    """
-    if need.layer is None:
-        return need
-    states = info.layers + 1 if need.signal in (Signal.POOLED, Signal.HIDDEN) else info.layers
-    if not -states <= need.layer < states:
-        raise PluginError(f"Need(Signal.{need.signal.name}, {need.layer}): the teacher has {states}: use {-states} .. {states - 1}")
-    return Need(need.signal, need.layer % states)
-
-
 def bytes_needed(needs: Sequence[Need], tokens: Tokens | Sequence[Tokens], info: ModelInfo) -> int:
     """Bytes on disk of the logits and these needs for these parts; ATTENTION counts 0, since it is never kept."""
     parts = [tokens] if isinstance(tokens, Tokens) else tokens
-    wanted = {_LOGITS} | {from_bottom(need, info) for need in needs}
-    return sum(DTYPE.itemsize * int(np.prod(_shape(need, part, info))) for need in wanted for part in parts)
+    wanted = {LOGITS} | {from_bottom(need, info) for need in needs if need.signal is not Signal.ATTENTION}
+    return sum(DTYPE.itemsize * int(np.prod(shape(need, part, info))) for need in wanted for part in parts)
 
 
-def plan(needs: Sequence[Need], parts: Sequence[Tokens], info: ModelInfo, max_bytes: int | None) -> Plan:
+def plan(needs: Sequence[Need], parts: Sequence[Tokens], info: ModelInfo, max_bytes: int | None) -> CachePlan:
     """Decide for all parts together what is kept: logits and pooled states always; then token-level states, in the order of needs, while
     they fit into what is left of max_bytes (None: no limit); attention never."""
-    cached = [_LOGITS, *(need for need in needs if need.signal is Signal.POOLED)]
+    cached = [LOGITS, *(need for need in needs if need.signal is Signal.POOLED)]
     live = []
-    used = bytes_needed(cached, parts, info)
     for need in dict.fromkeys(needs):
-        if need.signal in _PER_TOKEN:
-            total = bytes_needed([*cached, need], parts, info)
-            if max_bytes is None or total <= max_bytes:
-                cached.append(need)
-                used = total
-                continue
-        if need.signal in (*_PER_TOKEN, Signal.ATTENTION):
+        if need.signal in PER_TOKEN and (max_bytes is None or bytes_needed([*cached, need], parts, info) <= max_bytes):
+            cached.append(need)
+        elif need.signal in (*PER_TOKEN, Signal.ATTENTION):
             live.append(need)
-    return Plan(tuple(dict.fromkeys(cached)), tuple(live), used)
+    return CachePlan(tuple(dict.fromkeys(cached)), tuple(live), bytes_needed(cached, parts, info))
 
 
 def signals(
-    teacher: Known,
+    teacher: Fingerprinted,
     tokens: Tokens,
     needs: Sequence[Need],
-    max_bytes: int | None,
     progress: Progress | None = None,
     *,
     max_length: int,
     device: torch.device | str | None = None,
     fast: bool = False,
-) -> Signals:
+) -> Stored:
     """The teacher's signals for one part, from disk where they are there, else by one forward pass for all that is missing.
 
     Args:
-        needs: what strategies declare; logits are always there.
-        max_bytes: for this part (see `plan`, to decide over several). None: no limit.
+        needs: as `plan` has them; logits are always there, attention never.
         progress: called with rows done and rows in all while the teacher runs.
         max_length: tokens at which texts were cut, a part of the key.
         device: where the teacher runs; default a GPU if there is one. The model is back on the CPU afterwards.
@@ -182,12 +128,12 @@ def signals(
         PluginError: a need names a layer that the teacher does not have.
     """
     begun = time.monotonic()
-    planned = plan(needs, [tokens], teacher.info, max_bytes)
+    planned = plan(needs, [tokens], teacher.info, None)
     wanted = list(dict.fromkeys(from_bottom(need, teacher.info) for need in planned.cached))
     notes: list[str] = []
     forwards = 0
     if not len(tokens):
-        found = {need: np.zeros(_shape(need, tokens, teacher.info), DTYPE) for need in wanted}
+        found = {need: np.zeros(shape(need, tokens, teacher.info), DTYPE) for need in wanted}
     else:
         device = torch.device(device or default_device())
         fast = fast and fast_bfloat16(device)
@@ -216,22 +162,16 @@ def signals(
                 if values is None:
                     raise EnvironmentProblem(f"{folder}: a file just written there cannot be read back whole: check the disk")
                 found[need] = values
-    columns = {}
-    for need in planned.cached:
-        key = from_bottom(need, teacher.info)
-        per_token = need.signal in _PER_TOKEN
-        columns[need] = Column(
-            key, found[key], tokens.offsets if per_token else None, teacher.info.heads if need.signal is Signal.VALUES else 1
-        )
-    return Signals(columns, planned.live, forwards, time.monotonic() - begun, planned.bytes, tuple(notes))
+    arrays = {need: found[need] for need in wanted}
+    return Stored(arrays, forwards, time.monotonic() - begun, planned.bytes, tuple(notes))
 
 
-def stored_logits(teacher: Known, tokens: Tokens, max_length: int) -> np.ndarray | None:
+def stored_logits(teacher: Fingerprinted, tokens: Tokens, max_length: int) -> np.ndarray | None:
     """(N, C) logits of a part if they are on disk and whole; never runs the teacher."""
-    return _read(entry(teacher, tokens, max_length), _LOGITS, tokens, teacher.info, []) if len(tokens) else None
+    return _read(entry(teacher, tokens, max_length), LOGITS, tokens, teacher.info, []) if len(tokens) else None
 
 
-def entry(teacher: Known, tokens: Tokens, max_length: int, *, fast: bool = False) -> Path:
+def entry(teacher: Fingerprinted, tokens: Tokens, max_length: int, *, fast: bool = False) -> Path:
     """The folder of a part: its name is a digest of the teacher's weights, the tokenizer, max_length, the tokens, dtype, precision and FORMAT."""
     key = files.digest(
         f"signals {FORMAT} {DTYPE.str} {max_length}{' bfloat16' if fast else ''}",
@@ -273,16 +213,6 @@ def writing() -> Iterator[None]:
         raise
 
 
-def _shape(need: Need, tokens: Tokens, info: ModelInfo) -> tuple[int, ...]:
-    if need.signal is Signal.LOGITS:
-        return len(tokens), info.labels
-    if need.signal is Signal.POOLED:
-        return len(tokens), info.hidden
-    if need.signal is Signal.ATTENTION:
-        return (0,)
-    return len(tokens.ids), info.hidden
-
-
 def _file(folder: Path, need: Need) -> Path:
     return folder / f"{need.signal if need.layer is None else f'{need.signal}.{need.layer}'}.npy"
 
@@ -299,7 +229,7 @@ def _read(folder: Path, need: Need, tokens: Tokens, info: ModelInfo, notes: list
         whole = False
     if whole:
         values = np.load(path, mmap_mode="r")
-        if values.shape == _shape(need, tokens, info) and values.dtype == DTYPE:
+        if values.shape == shape(need, tokens, info) and values.dtype == DTYPE:
             # Plain ndarray: a memmap's class would be pickled with its own reduction on the way to a worker.
             return np.asarray(values)
     notes.append(f"{path}: corrupt, made again")
@@ -312,14 +242,14 @@ def _record(path: Path) -> dict[str, object]:
 
 def _fill(
     folder: Path,
-    teacher: Known,
+    teacher: Fingerprinted,
     tokens: Tokens,
     missing: Sequence[Need],
     progress: Progress | None,
     device: torch.device | str | None,
     fast: bool,
 ) -> None:
-    shapes = {need: _shape(need, tokens, teacher.info) for need in missing}
+    shapes = {need: shape(need, tokens, teacher.info) for need in missing}
     size = sum(DTYPE.itemsize * int(np.prod(shape)) for shape in shapes.values())
     free = shutil.disk_usage(folder).free
     if size > free:
@@ -351,14 +281,14 @@ def _fill(
 
 
 def forward(
-    teacher: Known,
+    teacher: Fingerprinted,
     tokens: Tokens,
     targets: Mapping[Need, np.ndarray],
     progress: Progress | None = None,
     device: torch.device | str | None = None,
     fast: bool = False,
 ) -> None:
-    """One pass of the teacher over all rows, into targets: arrays as Column has them, by the need with its layer from the bottom.
+    """One pass of the teacher over all rows, into targets: arrays as signals.shape says, by the need with its layer from the bottom.
 
     fast: in mixed precision, where the device is fast at it.
     """

@@ -160,7 +160,7 @@ class FamilyContract:
                     require(tensor.dtype == torch.float32, f"{need.signal} of {family} is {tensor.dtype}, not float32")
                 for need in needs:
                     if need.layer is not None and need.layer >= 0:
-                        below = Need(need.signal, need.layer - _states(need.signal, info))
+                        below = Need(need.signal, need.layer - need.signal.states(info.layers))
                         same = _run(module, batch, [_LOGITS, below]).layered[below.signal, _layer(below)]
                         require(
                             torch.equal(same, outputs.layered[need.signal, need.layer]),
@@ -404,13 +404,9 @@ def _layer(need: Need) -> int:
     return need.layer
 
 
-def _states(signal: Signal, info: ModelInfo) -> int:
-    return info.layers + 1 if signal in (Signal.POOLED, Signal.HIDDEN) else info.layers
-
-
 def _all_needs(info: ModelInfo) -> list[Need]:
     layered = [
-        Need(signal, layer) for signal in Signal if signal in info.provides - {Signal.LOGITS} for layer in range(_states(signal, info))
+        Need(signal, layer) for signal in Signal if signal in info.provides - {Signal.LOGITS} for layer in range(signal.states(info.layers))
     ]
     return [_LOGITS, *layered]
 
