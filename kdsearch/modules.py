@@ -7,6 +7,7 @@ All of it runs on whole batches, exports with torch.onnx.export(dynamo=True), an
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ __all__ = [
     "Head",
     "StateMaps",
     "Windows",
+    "described",
+    "fresh_table",
+    "largest",
     "lookup",
     "lower_bound",
     "max_over_tokens",
@@ -38,6 +42,25 @@ WIDTH = 0.3  # standard deviation of a fresh or started table: near that of publ
 def vocabularies(teacher: ModelInfo) -> tuple[int, ...]:
     """The options of a `vocabulary` knob: the study's pruned vocabularies, ascending, and the teacher's own."""
     return (*teacher.vocabularies, teacher.vocab)
+
+
+def largest(teacher: ModelInfo) -> int:
+    """The largest pruned vocabulary, or the teacher's own where there is none: what one adds that is larger still, the texts never use."""
+    return teacher.vocabularies[-1] if teacher.vocabularies else teacher.vocab
+
+
+def described(teacher: ModelInfo, *, vocabulary: int, layers: int, hidden: int, provides: frozenset[Signal]) -> ModelInfo:
+    """The `info` of a student with a vocabulary of its own and no attention: other pieces make other sequences, so that token by token there is
+    nothing to compare with the teacher any more, and of the family's signals LOGITS and POOLED remain."""
+    shown = provides if vocabulary == teacher.vocab else provides & {Signal.LOGITS, Signal.POOLED}
+    return replace(teacher, vocab=vocabulary, vocabularies=(), layers=layers, hidden=hidden, heads=1, intermediate=0, provides=shown)
+
+
+def fresh_table(vocabulary: int, width: int) -> nn.Embedding:
+    """Embeddings of word pieces (V, H) with a standard deviation of WIDTH, for `lookup`; `start_table` starts them from the teacher."""
+    table = nn.Embedding(vocabulary, width)
+    nn.init.normal_(table.weight, std=WIDTH)
+    return table
 
 
 def lookup(table: nn.Embedding, ids: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -20,8 +20,7 @@ class Recurrent(nn.Module):
     def __init__(self, family: BiLstm, labels: int) -> None:
         super().__init__()
         self.pooling, self.width = family.pooling, family.width
-        self.table = nn.Embedding(family.vocabulary, family.dimension)
-        nn.init.normal_(self.table.weight, std=modules.WIDTH)
+        self.table = modules.fresh_table(family.vocabulary, family.dimension)
         self.layers = nn.ModuleList(modules.BothWays(inputs, family.hidden) for inputs in family.inputs())
         self.dropout = nn.Dropout(0.2)
         self.head = modules.Head(family.pooled, labels)
@@ -69,8 +68,7 @@ class BiLstm(Family):
 
     @classmethod
     def known_good(cls, teacher: ModelInfo) -> list[dict[str, Any]]:
-        sizes = modules.vocabularies(teacher)
-        common = {"vocabulary": sizes[max(0, len(sizes) - 2)], "layers": 1, "pooling": "mean_max", "start": "embeddings"}
+        common = {"vocabulary": modules.largest(teacher), "layers": 1, "pooling": "mean_max", "start": "embeddings"}
         return [{**common, "dimension": 32, "hidden": 32}, {**common, "dimension": 128, "hidden": 96}]
 
     @property
@@ -87,17 +85,7 @@ class BiLstm(Family):
         return [self.dimension] + [2 * self.hidden] * (self.layers - 1)
 
     def info(self, teacher: ModelInfo) -> ModelInfo:
-        return replace(
-            teacher,
-            vocab=self.vocabulary,
-            vocabularies=(),
-            layers=self.layers,
-            hidden=self.width,
-            heads=1,
-            intermediate=0,
-            # Other pieces make other sequences: token by token there is nothing to compare with the teacher any more.
-            provides=self.provides if self.vocabulary == teacher.vocab else self.provides - {Signal.HIDDEN},
-        )
+        return modules.described(teacher, vocabulary=self.vocabulary, layers=self.layers, hidden=self.width, provides=self.provides)
 
     def size(self, teacher: ModelInfo) -> int:
         recurrent = sum(modules.BothWays.size(inputs, self.hidden) for inputs in self.inputs())
@@ -116,8 +104,7 @@ class BiLstm(Family):
 
     def start_from(self, student: nn.Module, teacher: nn.Module) -> None:
         if self.start == "embeddings":
-            assert isinstance(student, Recurrent)
-            modules.start_table(student.table, teacher, self.vocabulary)
+            modules.start_table(self.word_table(student), teacher, self.vocabulary)
 
 
 @hookimpl

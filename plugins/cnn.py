@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -22,8 +22,7 @@ class Convolutional(nn.Module):
     def __init__(self, family: Cnn, labels: int) -> None:
         super().__init__()
         self.width = family.width
-        self.table = nn.Embedding(family.vocabulary, family.dimension)
-        nn.init.normal_(self.table.weight, std=modules.WIDTH)
+        self.table = modules.fresh_table(family.vocabulary, family.dimension)
         self.below = nn.ModuleList(modules.Windows(family.dimension, family.dimension, BELOW) for _ in range(family.layers - 1))
         self.windows = nn.ModuleDict({str(span): modules.Windows(family.dimension, family.filters, span) for span in family.spans()})
         self.dropout = nn.Dropout(0.3)
@@ -71,8 +70,7 @@ class Cnn(Family):
 
     @classmethod
     def known_good(cls, teacher: ModelInfo) -> list[dict[str, Any]]:
-        sizes = modules.vocabularies(teacher)
-        common = {"vocabulary": sizes[max(0, len(sizes) - 2)], "layers": 1, "widest": 4, "start": "embeddings"}
+        common = {"vocabulary": modules.largest(teacher), "layers": 1, "widest": 4, "start": "embeddings"}
         return [{**common, "dimension": 32, "features": 96}, {**common, "dimension": 128, "features": 192}]
 
     def spans(self) -> range:
@@ -88,16 +86,7 @@ class Cnn(Family):
         return max(self.dimension, self.features)
 
     def info(self, teacher: ModelInfo) -> ModelInfo:
-        return replace(
-            teacher,
-            vocab=self.vocabulary,
-            vocabularies=(),
-            layers=self.layers,
-            hidden=self.width,
-            heads=1,
-            intermediate=0,
-            provides=self.provides,
-        )
+        return modules.described(teacher, vocabulary=self.vocabulary, layers=self.layers, hidden=self.width, provides=self.provides)
 
     def size(self, teacher: ModelInfo) -> int:
         below = (self.layers - 1) * modules.Windows.size(self.dimension, self.dimension, BELOW)
@@ -117,8 +106,7 @@ class Cnn(Family):
 
     def start_from(self, student: nn.Module, teacher: nn.Module) -> None:
         if self.start == "embeddings":
-            assert isinstance(student, Convolutional)
-            modules.start_table(student.table, teacher, self.vocabulary)
+            modules.start_table(self.word_table(student), teacher, self.vocabulary)
 
 
 @hookimpl

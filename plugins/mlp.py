@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -132,16 +132,8 @@ class Mlp(Family):
         return self.depth == 0 and self.dimension == _scores(labels)
 
     def info(self, teacher: ModelInfo) -> ModelInfo:
-        return replace(
-            teacher,
-            vocab=self.vocabulary,
-            vocabularies=(),
-            layers=self.depth,
-            hidden=max(self.dimension, self.hidden if self.depth else 0),
-            heads=1,
-            intermediate=0,
-            provides=self.provides,
-        )
+        hidden = max(self.dimension, self.hidden if self.depth else 0)
+        return modules.described(teacher, vocabulary=self.vocabulary, layers=self.depth, hidden=hidden, provides=self.provides)
 
     def size(self, teacher: ModelInfo) -> int:
         table = (self.vocabulary + self.bigrams) * self.dimension

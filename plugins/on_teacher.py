@@ -172,8 +172,7 @@ class TeacherFeatures(Family):
 
     @classmethod
     def known_good(cls, teacher: ModelInfo) -> list[dict[str, Any]]:
-        sizes = modules.vocabularies(teacher)
-        common = {"vocabulary": sizes[max(0, len(sizes) - 2)], "tuned": True, "mapping": "linear", "width": 64, "target": "bag"}
+        common = {"vocabulary": modules.largest(teacher), "tuned": True, "mapping": "linear", "width": 64, "target": "bag"}
         return [{**common, "layers": depth} for depth in (1, 2, 3)]
 
     def info(self, teacher: ModelInfo) -> ModelInfo:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, ElectraConfig, ElectraForSequenceClassification, PreTrainedModel
 
-from kdsearch import Encoder, Family, ModelInfo, Signal, Space, hookimpl, initialise
+from kdsearch import Encoder, Family, ModelInfo, Signal, Space, hookimpl, initialise, modules
 
 HEAD_SIZES = (16, 32, 64)
 RANKS = (32, 64, 128)
@@ -51,7 +51,7 @@ class Transformer(Family):
             "head_size": head_size,
             "ff_ratio": space.integer("ff_ratio", 1, max(1, teacher.intermediate // teacher.hidden)),
             "start": space.choice("start", ("embeddings", "first", "uniform", "last", "random")),
-            "vocabulary": space.choice("vocabulary", (*teacher.vocabularies, teacher.vocab)),
+            "vocabulary": space.choice("vocabulary", modules.vocabularies(teacher)),
             "embedding_rank": None if (rank := space.choice("embedding_rank", (0, *cls._ranks(teacher)))) in (0, hidden) else rank,
         }
 
@@ -62,9 +62,7 @@ class Transformer(Family):
     @classmethod
     def known_good(cls, teacher: ModelInfo) -> list[dict[str, Any]]:
         own_size, ratio = teacher.hidden // teacher.heads, max(1, teacher.intermediate // teacher.hidden)
-        # With every piece that the texts use: what a larger vocabulary adds is never read.
-        pieces = teacher.vocabularies[-1] if teacher.vocabularies else teacher.vocab
-        common = {"head_size": own_size, "ff_ratio": ratio, "embedding_rank": 0, "vocabulary": pieces}
+        common = {"head_size": own_size, "ff_ratio": ratio, "embedding_rank": 0, "vocabulary": modules.largest(teacher)}
         narrow = {**common, "layers": 2, "hidden": teacher.hidden // 3, "start": "embeddings"}
         depths = range(1, max(2, teacher.layers // 2 + 1))
         return [narrow, *({**common, "layers": depth, "hidden": teacher.hidden, "start": "first"} for depth in depths)]
@@ -74,18 +72,8 @@ class Transformer(Family):
         return self.hidden // self.head_size
 
     def info(self, teacher: ModelInfo) -> ModelInfo:
-        return replace(
-            teacher,
-            layers=self.layers,
-            hidden=self.hidden,
-            heads=self.heads,
-            vocab=self._pieces(teacher),
-            vocabularies=(),
-            intermediate=self.hidden * self.ff_ratio,
-            embedding=self.embedding_rank or 0,
-            # Other pieces make other sequences: token by token there is nothing to compare with the teacher any more.
-            provides=self.provides if self._pieces(teacher) == teacher.vocab else frozenset({Signal.LOGITS, Signal.POOLED}),
-        )
+        info = modules.described(teacher, vocabulary=self._pieces(teacher), layers=self.layers, hidden=self.hidden, provides=self.provides)
+        return replace(info, heads=self.heads, intermediate=self.hidden * self.ff_ratio, embedding=self.embedding_rank or 0)
 
     def _pieces(self, teacher: ModelInfo) -> int:
         return self.vocabulary or teacher.vocab
