@@ -17,6 +17,7 @@ import torch
 from kdsearch.api import Need, Signal
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits
+from kdsearch.data.tokens import Table, tokenise
 from kdsearch.space.spec import TrialSpec
 from kdsearch.student import saved, trial
 from kdsearch.student.trial import TrialResult
@@ -49,14 +50,14 @@ class Bench:
         self.assets = self.prepared.assets
 
     @cached_property
-    def test(self) -> splits.Table:
+    def test(self) -> Table:
         return splits.open_test(self.prepared.known.config)
 
     @cached_property
     def teacher_test(self) -> np.ndarray:
         """(T,) bool, where the teacher is right."""
         found, length = self.prepared.teacher, self.assets.max_length
-        said = signal_cache.signals(found, splits.tokenise(self.test, found.tokenizer, length), [_LOGITS], max_length=length)
+        said = signal_cache.signals(found, tokenise(self.test, found.tokenizer, length), [_LOGITS], max_length=length)
         return said.logits.argmax(-1) == self.test.labels
 
     def run(self, spec: TrialSpec) -> Run:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast, PrinterCallback, Trainer, TrainingArguments
 
 from kdsearch.api import Need, Signal
-from kdsearch.data.splits import Tokens
+from kdsearch.data.tokens import Tokens
 from kdsearch.space.spec import TrialSpec
 from kdsearch.student import trial
 from kdsearch.student.trial import _Trial

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from kdsearch.data.splits import Table
+from kdsearch.data.tokens import Table
 from kdsearch.evaluation import analysis
 
 

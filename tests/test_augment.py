@@ -13,7 +13,8 @@ import worlds
 from kdsearch.config import study_file
 from kdsearch.data import splits
 from kdsearch.data.augment import augment
-from kdsearch.data.splits import Table, row_keys
+from kdsearch.data.splits import row_keys
+from kdsearch.data.tokens import Table
 from kdsearch.study import prepare
 
 LINES, LABELS = worlds.texts(50)

@@ -14,7 +14,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from kdsearch.api import ModelInfo, Need, Signal
-from kdsearch.data.splits import Tokens
+from kdsearch.data.tokens import Tokens
 from kdsearch.errors import EnvironmentProblem, PluginError
 from kdsearch.teacher import encoder, signal_cache
 from kdsearch.teacher.encoder import Encoder

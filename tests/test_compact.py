@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdsearch.data.splits import Tokens
+from kdsearch.data.tokens import Tokens
 from kdsearch.training.compact_table import CompactTable
 
 

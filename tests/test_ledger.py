@@ -13,7 +13,6 @@ from kdsearch.errors import StateError
 from kdsearch.io.files import canonical, read_log
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import State, replay
-from kdsearch.results.record import replay as state
 
 STUDY = {"event": "study", "version": 1}
 
@@ -45,7 +44,7 @@ def returned(trial: int = 0, attempt: int = 1) -> dict[str, Any]:
 
 
 def test_a_trials_life_from_start_to_score() -> None:
-    told = state([STUDY, started(), rung(), rung(share=0.5, score=0.6), complete()])
+    told = replay([STUDY, started(), rung(), rung(share=0.5, score=0.6), complete()])
     trial = told.trials[0]
     assert (trial.state, trial.attempts, trial.scores, trial.seconds) == (State.COMPLETE, 1, {"accuracy": 0.7}, {"total": 3.0})
     assert [(each.share, each.score, each.seconds) for each in trial.rungs] == [(0.25, 0.5, 1.0), (0.5, 0.6, 1.0)]
@@ -54,7 +53,7 @@ def test_a_trials_life_from_start_to_score() -> None:
 
 
 def test_stopped_and_failed_say_why() -> None:
-    told = state([STUDY, started(0), stopped(0), started(1, hash="b"), failed(1)])
+    told = replay([STUDY, started(0), stopped(0), started(1, hash="b"), failed(1)])
     assert told.trials[0].facts == {"share": 0.5, "score": 0.4}
     assert (told.trials[1].cause, told.trials[1].message) == ("memory", "out of memory")
     assert told.counts() == {"complete": 0, "stopped": 1, "failed": 1}
@@ -62,9 +61,9 @@ def test_stopped_and_failed_say_why() -> None:
 
 def test_a_returned_trial_does_not_count_and_starts_afresh_under_its_number() -> None:
     records = [STUDY, started(), rung(), returned()]
-    assert state(records).counts() == {"complete": 0, "stopped": 0, "failed": 0}
-    assert state(records).trials[0].rungs  # what it scored is still known, until it runs again
-    told = state([*records, started(attempt=2), rung(attempt=2, share=0.5), complete(attempt=2)])
+    assert replay(records).counts() == {"complete": 0, "stopped": 0, "failed": 0}
+    assert replay(records).trials[0].rungs  # what it scored is still known, until it runs again
+    told = replay([*records, started(attempt=2), rung(attempt=2, share=0.5), complete(attempt=2)])
     assert (told.trials[0].attempts, [each.share for each in told.trials[0].rungs]) == (2, [0.5])
     assert told.next_number == 1
 

@@ -29,10 +29,10 @@ from typer.testing import CliRunner
 import kdsearch.hpo
 from kdsearch import losses, tasks
 from kdsearch.api import Batch, Need, Signal, Strategy
-from kdsearch.cli import app as cli
+from kdsearch.cli import app
 from kdsearch.config import schema, study_file
 from kdsearch.data import splits
-from kdsearch.data.splits import Table
+from kdsearch.data.tokens import Table
 from kdsearch.deploy import card
 from kdsearch.errors import InputError, PluginError, StateError
 from kdsearch.hpo.study_run import StudyRun
@@ -45,8 +45,7 @@ from kdsearch.student import trial
 from kdsearch.student.assets import Assets, Several
 from kdsearch.student.teaching import Teaching
 from kdsearch.student.trial import TrialResult
-from kdsearch.study import confirm, confirm_runs, dry_run, prepare
-from kdsearch.study import search as study
+from kdsearch.study import confirm, confirm_runs, dry_run, prepare, search
 from kdsearch.teacher import ensemble, signal_cache
 
 LOGITS = Need(Signal.LOGITS)
@@ -384,12 +383,12 @@ def searched(world: Path) -> Path:
             run.ended("here", trial.run(TrialSpec.from_json(json.loads(given["spec"])), assets))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study.ray_session, "session", lambda *_: nullcontext())
-        patch.setattr(study.ray_session, "places", lambda *_: 1)
+        patch.setattr(search.ray_session, "session", lambda *_: nullcontext())
+        patch.setattr(search.ray_session, "places", lambda *_: 1)
         bridge = SimpleNamespace(drive=drive)
         patch.setitem(sys.modules, "kdsearch.hpo.ray_tune", bridge)
         patch.setattr(kdsearch.hpo, "ray_tune", bridge, raising=False)
-        return study.search(out=world / "studies", console=Console(file=StringIO()), **keys(world)).folder
+        return search.search(out=world / "studies", console=Console(file=StringIO()), **keys(world)).folder
 
 
 def test_a_search_with_two_teachers_is_confirmed_against_their_mean(
@@ -450,11 +449,11 @@ def test_the_commands_take_a_list(world: Path, searched: Path) -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "2: students learn from the mean of their answers" in shown
     assert "several" in shown
-    app = typer.Typer()
-    app.command()(cli.teacher)
-    done = CliRunner().invoke(app, [str(path)])
+    commands = typer.Typer()
+    commands.command()(app.teacher)
+    done = CliRunner().invoke(commands, [str(path)])
     assert done.exit_code == 0, done.output
     assert "teacher[1]" in done.output
-    alone = CliRunner().invoke(app, [str(path), "--set", f"teacher={{model: {world / 'first'}}}", "--set", "space.strategies=[logit]"])
+    alone = CliRunner().invoke(commands, [str(path), "--set", f"teacher={{model: {world / 'first'}}}", "--set", "space.strategies=[logit]"])
     assert alone.exit_code == 0, alone.output
     assert "teacher[" not in alone.output

@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from kdsearch.config import schema, study_file
-from kdsearch.data.splits import Data, Table, tokenise
+from kdsearch.data.splits import Data
+from kdsearch.data.tokens import Table, tokenise
 from kdsearch.errors import EnvironmentProblem, InputError
 from kdsearch.teacher import checkpoint, resolve, signal_cache
 from kdsearch.teacher.encoder import Encoder

@@ -12,7 +12,7 @@ from torch import nn
 
 from kdsearch import tasks
 from kdsearch.api import Batch, Need, Outputs
-from kdsearch.data.splits import Tokens
+from kdsearch.data.tokens import Tokens
 from kdsearch.training import loop
 from kdsearch.training.loop import NotFinite, OutOfTime, Recipe, Rows, bucketed, fit, groups, in_order
 from kdsearch.training.target_scaling import Unit, output_map

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
 from kdsearch.config import study_file
 from kdsearch.data import vocabulary
-from kdsearch.data.splits import Table, Tokens, tokenise
+from kdsearch.data.tokens import Table, Tokens, tokenise
 from kdsearch.study import prepare
 
 LETTERS = [letter for character in "abdenortuy" for letter in (character, "##" + character)]

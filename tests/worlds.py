@@ -13,7 +13,7 @@ from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
 from kdsearch.api import Need, Signal
 from kdsearch.data import vocabulary
-from kdsearch.data.splits import Table, Tokens, tokenise
+from kdsearch.data.tokens import Table, Tokens, tokenise
 from kdsearch.data.vocabulary import Vocabulary
 from kdsearch.student.assets import Assets, Part
 from kdsearch.teacher.encoder import Encoder

@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from kdsearch import tasks
-from kdsearch.data.splits import Table, row_key, row_keys
+from kdsearch.data.splits import row_key, row_keys
+from kdsearch.data.tokens import Table
 
 MASKED, REPLACED = 0.1, 0.15  # of the words
 SPAN, GRAM = 0.25, 0.25  # of the texts: a span left out; only an n-gram kept

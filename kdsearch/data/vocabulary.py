@@ -18,7 +18,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from kdsearch.data.splits import Tokens
+from kdsearch.data.tokens import Tokens
 
 SIZES = (1000, 2000, 4000, 8000, 16000)  # offered where the text has as many pieces; and the size that holds every piece of it
 _PREFIX = "##"

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from kdsearch import tasks
-from kdsearch.data.splits import Table, Tokens, tokenise
+from kdsearch.data.tokens import Table, Tokens, tokenise
 from kdsearch.deploy import onnx_export
 from kdsearch.errors import KdsearchError
 from kdsearch.io.check import Check

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kdsearch.data.splits import Table
+from kdsearch.data.tokens import Table
 from kdsearch.errors import InputError
 from kdsearch.io.files import disk_problems, ensure_folder
 from kdsearch.student.saved import RECORD, Student

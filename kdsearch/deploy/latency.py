@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from kdsearch.api import Batch, Need, Signal
-from kdsearch.data.splits import Table
+from kdsearch.data.tokens import Table
 from kdsearch.io.progress import Progress
 
 THREADS = 1

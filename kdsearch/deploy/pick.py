@@ -20,7 +20,7 @@ from kdsearch.data.splits import Data
 from kdsearch.deploy import card, checks, folder, hub, latency, onnx_export
 from kdsearch.deploy.latency import Engine, TorchEngine
 from kdsearch.errors import EnvironmentProblem, InputError, KdsearchError, StateError
-from kdsearch.io import files as io
+from kdsearch.io import files
 from kdsearch.io.check import Check
 from kdsearch.io.progress import Progress, teacher_progress
 from kdsearch.io.text import first_line
@@ -154,7 +154,7 @@ def measured(source: Source, progress: Progress) -> dict[int, float]:
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     kept: dict[str, Any] = known["students"] if known.get("machine") == key else {}
     points = source.document["points"]
-    digests = {point["trial"]: io.file_digest(source.student_folder(point) / WEIGHTS) for point in points}
+    digests = {point["trial"]: files.file_digest(source.student_folder(point) / WEIGHTS) for point in points}
     missing = [point for point in points if digests[point["trial"]] not in kept]
     if missing:
         rows = source.rows().validation
@@ -171,7 +171,7 @@ def measured(source: Source, progress: Progress) -> dict[int, float]:
             found = latency.measure(engines, rows, progress, throughput=False)
         kept = {**kept, **found}
         try:
-            io.replace_json(path, {"machine": key, "threads": latency.THREADS, "students": kept})
+            files.replace_json(path, {"machine": key, "threads": latency.THREADS, "students": kept})
         except EnvironmentProblem:
             progress(f"{path} cannot be written: measured again next time", 1, 1)
     return {trial: kept[digest]["ms_p50"] for trial, digest in digests.items()}
@@ -333,8 +333,8 @@ def _with_speedup(figures: dict[str, dict[str, float]]) -> dict[str, dict[str, f
 def _sizes(work: Path, teacher_bytes: int) -> dict[str, dict[str, float]]:
     """File -> bytes; with_tokenizer, those of tokenizer.json added; smaller: times, than the teacher's model.safetensors."""
     tokenizer = (work / "tokenizer.json").stat().st_size
-    files = [WEIGHTS, "onnx/model.onnx", "onnx/model_quantized.onnx"]
-    sizes = {name: (work / name).stat().st_size for name in files if (work / name).exists()}
+    names = [WEIGHTS, "onnx/model.onnx", "onnx/model_quantized.onnx"]
+    sizes = {name: (work / name).stat().st_size for name in names if (work / name).exists()}
     return {
         name: {"bytes": size, "with_tokenizer": size + tokenizer, "smaller": float(f"{teacher_bytes / size:.4g}")}
         for name, size in sizes.items()

@@ -16,7 +16,7 @@ from scipy import optimize, special, stats
 from sklearn import metrics as sk
 
 from kdsearch import tasks
-from kdsearch.data.splits import Table
+from kdsearch.data.tokens import Table
 
 BINS = 15  # of the confidence, equally wide
 LEAST = 20  # rows of a slice worth a line

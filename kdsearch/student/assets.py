@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from kdsearch.api import ModelInfo, Need
-from kdsearch.data.splits import Tokens
+from kdsearch.data.tokens import Tokens
 from kdsearch.data.vocabulary import Vocabulary
 from kdsearch.io import files
 from kdsearch.teacher.encoder import ANATOMY

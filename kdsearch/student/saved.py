@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from kdsearch import tasks
 from kdsearch.api import Family, ModelInfo, Signal
-from kdsearch.data.splits import Table, tokenise
+from kdsearch.data.tokens import Table, tokenise
 from kdsearch.errors import InputError
 from kdsearch.registry import registry
 from kdsearch.space.cost import SAFETENSORS_METADATA

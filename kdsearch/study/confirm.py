@@ -20,7 +20,7 @@ from kdsearch import tasks
 from kdsearch.api import Need, Signal
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits
-from kdsearch.data.splits import Table
+from kdsearch.data.tokens import Table
 from kdsearch.errors import VerdictNo
 from kdsearch.evaluation import analysis, evidence, statistics
 from kdsearch.evaluation.evidence import Seeds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from transformers import AutoModelForSequenceClassification
 
 from kdsearch.api import Batch, Family, ModelInfo, Need, Signal, TeacherRole
 from kdsearch.config.schema import StudyConfig
-from kdsearch.data.splits import Tokens
+from kdsearch.data.tokens import Tokens
 from kdsearch.io.text import clock
 from kdsearch.space.candidates import Candidate
 from kdsearch.study import prepare
@@ -128,9 +129,9 @@ def estimate(known: Known, train: Tokens, parts: list[Tokens]) -> Estimate:
 
 def _teacher_step(plan: Plan, batch: Batch) -> float:
     """Seconds of a teacher's pass over a batch, with random weights."""
-    config = plan.checkpoint.config
+    config = copy.deepcopy(plan.checkpoint.config)  # transformers writes into the configuration that it builds from
     config.num_labels = plan.info.labels
-    teacher = Encoder(AutoModelForSequenceClassification.from_config(config)).eval()
+    teacher = Encoder(AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)).eval()
     return _seconds(lambda: _forward(teacher, batch))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from kdsearch import tasks
 from kdsearch.api import Need, Signal
-from kdsearch.io import files as io
+from kdsearch.io import files
 from kdsearch.space import cost
 from kdsearch.student.assets import Assets
 from kdsearch.study.prepared import Known
@@ -41,7 +41,7 @@ def _as_one(facts: list[dict[str, Any]], validation: dict[str, float]) -> dict[s
     return {
         **facts[0],
         "source": f"the mean of {', '.join(each['source'] for each in facts)}",
-        "fingerprint": io.digest(*(each["fingerprint"] for each in facts)),
+        "fingerprint": files.digest(*(each["fingerprint"] for each in facts)),
         "tuned": any(each["tuned"] for each in facts),
         **{size: sum(each[size] for each in facts) for size in ("params", "bytes", "flops")},
         "validation": validation,

@@ -12,7 +12,7 @@ from kdsearch.api import ModelInfo, Need, Signal, TeacherRole
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits, vocabulary
 from kdsearch.data.augment import augment
-from kdsearch.data.splits import Table
+from kdsearch.data.tokens import Table, joined, tokenise
 from kdsearch.data.vocabulary import Vocabulary
 from kdsearch.errors import InputError
 from kdsearch.io.progress import Progress
@@ -47,12 +47,12 @@ def inspect(study: StudyConfig) -> Known:
     tables = {"train": rows.train}
     if rows.unlabelled is not None:
         tables["unlabelled"] = rows.unlabelled
-    learnt = {name: splits.tokenise(table, plan.tokenizer, length) for name, table in tables.items()}
+    learnt = {name: tokenise(table, plan.tokenizer, length) for name, table in tables.items()}
     others = ensemble.inspect(study, rows, tables)
     pieces, minimum = vocabulary.order(plan.tokenizer, list(learnt.values()))
     info = replace(plan.info, vocabularies=vocabulary.sizes(pieces, minimum), teachers=len(study.teachers))
     explored = explore(study, loaded, info, price=lambda family: cost.price(family, info, length))
-    validation = splits.tokenise(rows.validation, plan.tokenizer, length)
+    validation = tokenise(rows.validation, plan.tokenizer, length)
     return Known(study, loaded, rows, plan, tables, learnt, validation, pieces, info, explored, others)
 
 
@@ -98,7 +98,7 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
     """
     study, rows = known.config, known.data
     judged = scored_needs(known)
-    teachers = ensemble.resolve(study, rows, [known.plan, *(other.plan for other in known.others)], progress, needs=judged)
+    teachers = ensemble.resolve_all(study, rows, [known.plan, *(other.plan for other in known.others)], progress, needs=judged)
     found, told = teachers[0], ensemble.numbered(progress, 0, len(teachers))
     length = study.data.max_length
     tables, texts = dict(known.tables), dict(known.learnt)
@@ -107,7 +107,7 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
         tables["augmented"] = augment(
             rows.train, study.data.augment, found.tokenizer, words, study.data.split_seed, rows.judged, study.task
         )
-        texts["augmented"] = splits.tokenise(tables["augmented"], found.tokenizer, length)
+        texts["augmented"] = tokenise(tables["augmented"], found.tokenizer, length)
     wanted = signal_cache.plan(
         frozen_needs(known.exploration.candidates, known.info), list(texts.values()), found.info, study.cache.max_bytes
     )
@@ -167,7 +167,7 @@ def _with_others(
         texts = list(other.learnt.values())
         if "augmented" in tables:
             spelt = ensemble.respelt(tables["augmented"], teachers[0].tokenizer, one.tokenizer)
-            texts.append(splits.tokenise(spelt, one.tokenizer, length))
+            texts.append(tokenise(spelt, one.tokenizer, length))
         told = ensemble.numbered(progress, place, len(teachers))
         said = [signal_cache.signals(one, tokens, [_LOGITS], told, max_length=length, fast=True) for tokens in texts]
         said.append(signal_cache.signals(one, other.validation, [_LOGITS], told, max_length=length))
@@ -195,7 +195,7 @@ def _joined(parts: list[Part]) -> Part:
     if len(parts) == 1:
         return parts[0]
     signals = {need: np.concatenate([part.signals[need] for part in parts]) for need in parts[0].signals}
-    return Part(splits.joined([part.tokens for part in parts]), np.concatenate([part.labels for part in parts]), signals)
+    return Part(joined([part.tokens for part in parts]), np.concatenate([part.labels for part in parts]), signals)
 
 
 def _vocabularies(known: Known, found: Teacher, tables: Mapping[str, Table]) -> dict[int, Vocabulary]:
@@ -209,7 +209,7 @@ def _vocabularies(known: Known, found: Teacher, tables: Mapping[str, Table]) -> 
         pieces = vocabulary.numbered(found.tokenizer_files, known.pieces[:size])
         files = vocabulary.pruned_files(found.tokenizer_files, pieces)
         tokenizer = vocabulary.load(files, found.tokenizer)
-        learnt = splits.joined([splits.tokenise(table, tokenizer, length) for table in tables.values()])
-        validation = splits.tokenise(known.data.validation, tokenizer, length)
+        learnt = joined([tokenise(table, tokenizer, length) for table in tables.values()])
+        validation = tokenise(known.data.validation, tokenizer, length)
         made[size] = Vocabulary(pieces, files, tokenizer.pad_token_id or 0, learnt, validation)
     return made

@@ -9,8 +9,8 @@ import numpy as np
 
 from kdsearch.api import Family, ModelInfo, Need, Signal
 from kdsearch.config.schema import StudyConfig
-from kdsearch.data import splits
-from kdsearch.data.splits import Data, Table, Tokens
+from kdsearch.data.splits import Data
+from kdsearch.data.tokens import Table, Tokens, tokenise
 from kdsearch.io.progress import Progress
 from kdsearch.registry.registry import Plugins
 from kdsearch.space import cost
@@ -67,7 +67,7 @@ class Prepared:
         said = []
         for place, one in enumerate(self.teachers):
             told = ensemble.numbered(progress, place, len(self.teachers))
-            tokens = splits.tokenise(table, one.tokenizer, length)
+            tokens = tokenise(table, one.tokenizer, length)
             said.append(signal_cache.signals(one, tokens, [_LOGITS], told, max_length=length).logits)
         return ensemble.mean(said)
 

@@ -12,6 +12,7 @@ import numpy as np
 from kdsearch import tasks
 from kdsearch.config import schema
 from kdsearch.data import splits
+from kdsearch.data.tokens import Table
 from kdsearch.errors import KdsearchError
 from kdsearch.io.check import Check
 from kdsearch.registry import registry
@@ -49,7 +50,7 @@ def verify(path: Path, sets: Sequence[str] = ()) -> Iterator[Check]:
         yield _student(folder, point, rows.validation, study)
 
 
-def _student(folder: StudyFolder, point: dict[str, Any], rows: splits.Table, study: schema.StudyConfig) -> Check:
+def _student(folder: StudyFolder, point: dict[str, Any], rows: Table, study: schema.StudyConfig) -> Check:
     what, path = f"student {point['trial']}", folder.path / point["student"]
     try:
         student = load_student(path, study.plugins)

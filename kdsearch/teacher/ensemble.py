@@ -16,10 +16,11 @@ from transformers import PreTrainedTokenizerBase
 from kdsearch import losses, tasks
 from kdsearch.api import Need, Signal
 from kdsearch.config.schema import StudyConfig
-from kdsearch.data.splits import Data, Table, Tokens, tokenise
+from kdsearch.data.splits import Data
+from kdsearch.data.tokens import Table, Tokens, tokenise
 from kdsearch.errors import InputError
 from kdsearch.io.progress import Progress
-from kdsearch.teacher import resolve as teacher
+from kdsearch.teacher import resolve
 from kdsearch.teacher.resolve import Plan, Teacher
 
 POINT = 0.01  # of the study's quality: a mean that is worse than its best teacher by more is told
@@ -41,10 +42,10 @@ def inspect(config: StudyConfig, data: Data, tables: Mapping[str, Table]) -> tup
         tables: what students learn from, by name.
 
     Raises:
-        InputError: as teacher.inspect, naming teacher[1].
+        InputError: as resolve.inspect, naming teacher[1].
     """
     length = config.data.max_length
-    plans = [teacher.inspect(config, data, place) for place in range(1, len(config.teachers))]
+    plans = [resolve.inspect(config, data, place) for place in range(1, len(config.teachers))]
     return tuple(
         Other(
             plan,
@@ -55,7 +56,7 @@ def inspect(config: StudyConfig, data: Data, tables: Mapping[str, Table]) -> tup
     )
 
 
-def resolve(
+def resolve_all(
     config: StudyConfig, data: Data, plans: Sequence[Plan], progress: Progress | None = None, *, needs: Sequence[Need]
 ) -> tuple[Teacher, ...]:
     """Load or fine-tune each teacher and let each pass its gate, in their order.
@@ -63,12 +64,12 @@ def resolve(
     needs: what will be asked of the main one on the validation rows.
 
     Raises:
-        InputError: as teacher.resolve; or two of them are one and the same.
+        InputError: as resolve.resolve; or two of them are one and the same.
     """
     found: list[Teacher] = []
     for place, plan in enumerate(plans):
         asked = needs if place == 0 else (Need(Signal.LOGITS),)
-        one = teacher.resolve(config, data, numbered(progress, place, len(plans)), plan=plan, needs=asked)
+        one = resolve.resolve(config, data, numbered(progress, place, len(plans)), plan=plan, needs=asked)
         for before in found:
             if (one.fingerprint, one.tokenizer_hash) == (before.fingerprint, before.tokenizer_hash):
                 raise InputError(f"{one.source}: the same weights as {before.source}: leave one of them out")

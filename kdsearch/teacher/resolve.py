@@ -18,9 +18,10 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from kdsearch import tasks
 from kdsearch.api import ModelInfo, Need, Signal
 from kdsearch.config.schema import FineTune, StudyConfig, TeacherConfig
-from kdsearch.data.splits import Data, Table, tokenise
+from kdsearch.data.splits import Data
+from kdsearch.data.tokens import Table, tokenise
 from kdsearch.errors import InputError
-from kdsearch.io import files as io
+from kdsearch.io import files
 from kdsearch.io.progress import Progress
 from kdsearch.teacher import checkpoint, encoder, gate, signal_cache
 from kdsearch.teacher.checkpoint import Checkpoint
@@ -143,7 +144,7 @@ def resolve(
 
 def fingerprint(model: PreTrainedModel, labels: Sequence[str]) -> str:
     """Content address of what decides the logits and signals: configuration, order of labels, every weight."""
-    return io.digest(io.canonical(_deciding(model.config)), io.canonical(list(labels)), *_weight_parts(model))
+    return files.digest(files.canonical(_deciding(model.config)), files.canonical(list(labels)), *_weight_parts(model))
 
 
 def _tuning(asked: TeacherConfig, found: Checkpoint, key: str) -> FineTune | None:
@@ -209,7 +210,7 @@ def _tuned(
     either = [decided | {"precision": "bfloat16"}, decided]
     if not fast_bfloat16(default_device()):
         either.reverse()
-    folders = [signal_cache.cache_root() / "teachers" / io.digest(io.canonical(each)) for each in either]
+    folders = [signal_cache.cache_root() / "teachers" / files.digest(files.canonical(each)) for each in either]
     decided, folder = next((pair for pair in zip(either, folders, strict=True) if pair[1].exists()), (either[0], folders[0]))
 
     with signal_cache.writing():
@@ -224,7 +225,7 @@ def _tuned(
                 begun = time.monotonic()
                 model = _finetune(plan, recipe, config, data, progress)
                 record = {**decided, "backbone": plan.checkpoint.where, "seconds": time.monotonic() - begun}
-                io.write_folder(folder, _files(model, plan, record))
+                files.write_folder(folder, _files(model, plan, record))
     # Read back in every case: the first run and those that reuse it then work on the same bytes.
     kept = checkpoint.inspect(folder, plan.checkpoint.where)
     return checkpoint.load_model(kept, new_head=False, labels=data.labels, task=data.task), bool(whole), notes
@@ -275,14 +276,14 @@ def _files(model: PreTrainedModel, plan: Plan, record: dict[str, object]) -> dic
     model.config.architectures = [type(model).__name__]
     model.config.dtype = "float32"
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    files = {
+    content = {
         **checkpoint.tokenizer_files(plan.tokenizer),
         "config.json": model.config.to_json_string().encode(),
         checkpoint.WEIGHTS: save(tensors, metadata={"format": "pt"}),
     }
-    digests = {name: hashlib.blake2b(content, digest_size=16).hexdigest() for name, content in files.items()}
-    files[RECORD] = (json.dumps({**record, "files": digests}, indent=2, ensure_ascii=False) + "\n").encode()
-    return files
+    digests = {name: hashlib.blake2b(data, digest_size=16).hexdigest() for name, data in content.items()}
+    content[RECORD] = (json.dumps({**record, "files": digests}, indent=2, ensure_ascii=False) + "\n").encode()
+    return content
 
 
 def _whole(folder: Path) -> bool | None:
@@ -290,8 +291,8 @@ def _whole(folder: Path) -> bool | None:
     if not folder.exists():
         return None
     try:
-        files = json.loads((folder / RECORD).read_text())["files"]
-        return all(io.file_digest(folder / name) == digest for name, digest in files.items())
+        digests = json.loads((folder / RECORD).read_text())["files"]
+        return all(files.file_digest(folder / name) == digest for name, digest in digests.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

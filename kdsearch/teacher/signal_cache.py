@@ -23,7 +23,7 @@ import torch
 from transformers import PreTrainedModel
 
 from kdsearch.api import ModelInfo, Need, Signal
-from kdsearch.data.splits import Tokens
+from kdsearch.data.tokens import Tokens
 from kdsearch.errors import EnvironmentProblem
 from kdsearch.io import files
 from kdsearch.io.progress import Progress

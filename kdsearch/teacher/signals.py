@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kdsearch.api import ModelInfo, Need, Signal
-from kdsearch.data.splits import Tokens
+from kdsearch.data.tokens import Tokens
 from kdsearch.errors import PluginError
 from kdsearch.training.loop import as_tensor, token_places
 

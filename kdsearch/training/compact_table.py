@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdsearch.data.splits import Tokens
+from kdsearch.data.tokens import Tokens
 
 
 class CompactTable:

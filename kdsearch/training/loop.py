@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdsearch.api import Batch
-from kdsearch.data.splits import Tokens
+from kdsearch.data.tokens import Tokens
 
 POOL = 32  # batches that are sorted by length together: near-equal lengths, and still a shuffle
 
