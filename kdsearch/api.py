@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -80,6 +80,11 @@ class Need:
         if not -states <= self.layer < states:
             raise IndexError(f"Need(Signal.{self.signal.name}, {self.layer}): this model has {states}: use {-states} .. {states - 1}")
         return self.layer % states
+
+
+def needs_of(signal: Signal, layers: Iterable[int]) -> tuple[Need, ...]:
+    """The logits, and this signal of these states or layers, each once."""
+    return (Need(Signal.LOGITS), *(Need(signal, layer) for layer in sorted(set(layers)) if signal is not Signal.LOGITS))
 
 
 class _Layered(dict[tuple[Signal, int], Tensor]):
@@ -201,7 +206,8 @@ class TeacherTuning:
 class Strategy(ABC):
     """How a student learns. A subclass is a frozen dataclass: its fields are its search parameters and its JSON.
 
-    Class attributes: `name`; `source`, the paper and equation; `teacher`, the teacher's role; `each_teacher`, whether it reads
+    Class attributes: `name`; `source`, the paper and equation; `teacher`, the teacher's role; `reads`, the signal that `loss` reads of
+    both models besides the logits, where there is one; `each_teacher`, whether it reads
     `Outputs.teachers`: it is then for studies with several teachers alone, and refused in others; `staged`, whether it first learns something
     else than to answer, so that its scores on the way say little beside those of other strategies: early stopping then compares its trials
     with one another alone.
@@ -210,6 +216,7 @@ class Strategy(ABC):
     name: ClassVar[str]
     source: ClassVar[str]
     teacher: ClassVar[TeacherRole] = TeacherRole.FROZEN
+    reads: ClassVar[Signal] = Signal.LOGITS
     each_teacher: ClassVar[bool] = False
     staged: ClassVar[bool] = False
 
@@ -221,15 +228,19 @@ class Strategy(ABC):
     @classmethod
     def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
         """Whether this strategy can work with a family that provides these signals. A pair that does not fit is never proposed."""
-        return True
+        return cls.reads in provides
+
+    def pairs(self, teacher: ModelInfo, student: ModelInfo) -> Sequence[tuple[int, int]]:
+        """Which states or layers of the signal `reads` go together: (student's, teacher's). The topmost, unless a strategy says otherwise."""
+        return [(-1, -1)]
 
     def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
         """The teacher's signals that `loss` reads; asked again wherever they are needed, so they follow from the fields and the two models."""
-        return (Need(Signal.LOGITS),)
+        return needs_of(self.reads, (theirs for _, theirs in self.pairs(teacher, student)))
 
     def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
         """The student's signals that `loss` reads."""
-        return (Need(Signal.LOGITS),)
+        return needs_of(self.reads, (mine for mine, _ in self.pairs(teacher, student)))
 
     def build(self, teacher: ModelInfo, student: ModelInfo) -> nn.Module | None:
         """Modules that only training needs, such as projections: optimised and clipped with the student, never counted, never exported.

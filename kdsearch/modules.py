@@ -6,7 +6,7 @@ All of it runs on whole batches, exports with torch.onnx.export(dynamo=True), an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 from kdsearch import initialise
-from kdsearch.api import ModelInfo, Need, Outputs, Signal
+from kdsearch.api import ModelInfo, Need, Outputs, Signal, needs_of
 
 __all__ = [
     "Bigrams",
@@ -236,11 +236,6 @@ class StateMaps(nn.Module):
         """(the student's, mapped; the teacher's) of each pair."""
         for mapped, (mine, theirs) in zip(self.maps, self.pairs, strict=True):
             yield mapped(student.layered[signal, mine]), teacher.layered[signal, theirs]
-
-
-def needs_of(signal: Signal, layers: Iterable[int]) -> tuple[Need, ...]:
-    """The logits, and this signal of these states or layers, each once."""
-    return (Need(Signal.LOGITS), *(Need(signal, layer) for layer in sorted(set(layers))))
 
 
 class Head(nn.Linear):

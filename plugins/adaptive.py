@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kdsearch import Batch, ModelInfo, Need, Outputs, Signal, Space, Strategy, hookimpl, losses, modules
+from kdsearch import Batch, ModelInfo, Outputs, Signal, Space, Strategy, hookimpl, losses, modules
 from kdsearch.initialise import state_pairs
 
 PACE = 50.0  # AdamW moves a parameter by about lr a step: too slowly for a log-variance, in a trial of a few hundred steps
@@ -42,6 +42,7 @@ class AdaptiveKD(Strategy):
 
     name: ClassVar[str] = "adaptive"
     source: ClassVar[str] = "Kendall et al. 2018, Multi-Task Learning Using Uncertainty to Weigh Losses, arXiv:1705.07115, eq. 7 and 10"
+    reads: ClassVar[Signal] = Signal.POOLED
 
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
@@ -50,19 +51,12 @@ class AdaptiveKD(Strategy):
             "layer_map": space.choice("layer_map", ("uniform", "first", "last")),
         }
 
-    @classmethod
-    def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
-        return Signal.POOLED in provides
-
-    def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
-        return modules.needs_of(Signal.POOLED, (theirs for _, theirs in state_pairs(student.layers, teacher.layers, self.layer_map)))
-
-    def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
-        return modules.needs_of(Signal.POOLED, (mine for mine, _ in state_pairs(student.layers, teacher.layers, self.layer_map)))
+    def pairs(self, teacher: ModelInfo, student: ModelInfo) -> list[tuple[int, int]]:
+        return state_pairs(student.layers, teacher.layers, self.layer_map)
 
     def build(self, teacher: ModelInfo, student: ModelInfo) -> nn.Module | None:
         return Uncertainties(
-            state_pairs(student.layers, teacher.layers, self.layer_map),
+            self.pairs(teacher, student),
             student.hidden,
             teacher.hidden,
             1.0 if teacher.probabilities else 0.5,

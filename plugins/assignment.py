@@ -37,6 +37,7 @@ class AssignmentKD(Strategy):
 
     name: ClassVar[str] = "assignment"
     source: ClassVar[str] = "Passban et al. 2021, ALP-KD, arXiv:2012.14022, attention-based layer projection"
+    reads: ClassVar[Signal] = Signal.POOLED
 
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
@@ -46,10 +47,6 @@ class AssignmentKD(Strategy):
             "temperature": losses.temperature(space, teacher),
             "alpha": space.alpha(),
         }
-
-    @classmethod
-    def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
-        return Signal.POOLED in provides
 
     def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
         return modules.needs_of(Signal.POOLED, range(1, teacher.layers + 1))

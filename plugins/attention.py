@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kdsearch import Batch, ModelInfo, Need, Outputs, Signal, Space, Strategy, hookimpl, losses, modules
+from kdsearch import Batch, ModelInfo, Outputs, Signal, Space, Strategy, hookimpl, losses, modules
 from kdsearch.initialise import layer_map
 
 LEAST = 1e-6  # of a probability under a logarithm
@@ -33,6 +33,7 @@ class AttentionKD(Strategy):
         "Jiao et al. 2020, TinyBERT, arXiv:1909.10351, eq. 7, on probabilities averaged over heads; "
         "kl: Wang et al. 2020, MiniLM, arXiv:2002.10957, section 3.1"
     )
+    reads: ClassVar[Signal] = Signal.ATTENTION
 
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
@@ -44,22 +45,12 @@ class AttentionKD(Strategy):
             "layer_map": space.choice("layer_map", ("uniform", "first", "last")),
         }
 
-    @classmethod
-    def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
-        return Signal.ATTENTION in provides
-
-    def _pairs(self, teacher: ModelInfo, student: ModelInfo) -> list[tuple[int, int]]:
+    def pairs(self, teacher: ModelInfo, student: ModelInfo) -> list[tuple[int, int]]:
         # The map counts layers from 1, attention from 0.
         return [(mine, theirs - 1) for mine, theirs in enumerate(layer_map(student.layers, teacher.layers, self.layer_map))]
 
-    def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
-        return modules.needs_of(Signal.ATTENTION, (theirs for _, theirs in self._pairs(teacher, student)))
-
-    def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
-        return modules.needs_of(Signal.ATTENTION, (mine for mine, _ in self._pairs(teacher, student)))
-
     def build(self, teacher: ModelInfo, student: ModelInfo) -> nn.Module | None:
-        return modules.StateMaps(self._pairs(teacher, student), kind="identity")
+        return modules.StateMaps(self.pairs(teacher, student), kind="identity")
 
     def _distance(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
         mine, theirs = student.mean(1), teacher.mean(1)  # (B, A, S, S) -> (B, S, S)

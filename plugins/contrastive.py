@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsearch import Batch, ModelInfo, Need, Outputs, Signal, Space, Strategy, hookimpl, losses
+from kdsearch import Batch, ModelInfo, Outputs, Signal, Space, Strategy, hookimpl, losses
 
 WIDTH = 128  # of the space in which both are compared, as in CRD
 
@@ -40,6 +40,7 @@ class ContrastiveKD(Strategy):
         "Sun et al. 2020, CoDIR, arXiv:2009.14167, section 3.2 (InfoNCE of mean-pooled states), with the batch's rows as negatives and the "
         "embeddings of Tian et al. 2020, CRD, arXiv:1910.10699, section 3.1"
     )
+    reads: ClassVar[Signal] = Signal.POOLED
 
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
@@ -49,16 +50,6 @@ class ContrastiveKD(Strategy):
             "temperature": losses.temperature(space, teacher),
             "alpha": space.alpha(),
         }
-
-    @classmethod
-    def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
-        return Signal.POOLED in provides
-
-    def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
-        return (Need(Signal.LOGITS), Need(Signal.POOLED, -1))
-
-    def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
-        return (Need(Signal.LOGITS), Need(Signal.POOLED, -1))
 
     def build(self, teacher: ModelInfo, student: ModelInfo) -> nn.Module | None:
         return Embeddings(student.hidden, teacher.hidden, WIDTH)

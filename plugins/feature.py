@@ -34,6 +34,7 @@ class FeatureKD(Strategy):
     source: ClassVar[str] = (
         "Romero et al. 2015, FitNets, arXiv:1412.6550, eq. 3; layer maps: Jiao et al. 2020, TinyBERT, arXiv:1909.10351, eq. 8"
     )
+    reads: ClassVar[Signal] = Signal.POOLED
 
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
@@ -52,18 +53,17 @@ class FeatureKD(Strategy):
             "alpha": space.alpha() if soft else None,
         }
 
-    @classmethod
-    def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
-        return Signal.POOLED in provides
+    def pairs(self, teacher: ModelInfo, student: ModelInfo) -> list[tuple[int, int]]:
+        return state_pairs(student.layers, teacher.layers, self.layer_map)
 
     def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
-        return modules.needs_of(STATES[self.states], (theirs for _, theirs in state_pairs(student.layers, teacher.layers, self.layer_map)))
+        return modules.needs_of(STATES[self.states], (theirs for _, theirs in self.pairs(teacher, student)))
 
     def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
-        return modules.needs_of(STATES[self.states], (mine for mine, _ in state_pairs(student.layers, teacher.layers, self.layer_map)))
+        return modules.needs_of(STATES[self.states], (mine for mine, _ in self.pairs(teacher, student)))
 
     def build(self, teacher: ModelInfo, student: ModelInfo) -> nn.Module | None:
-        return modules.StateMaps(state_pairs(student.layers, teacher.layers, self.layer_map), student.hidden, teacher.hidden, self.mapping)
+        return modules.StateMaps(self.pairs(teacher, student), student.hidden, teacher.hidden, self.mapping)
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:
         assert teacher is not None

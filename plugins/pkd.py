@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsearch import Batch, ModelInfo, Need, Outputs, Signal, Space, Strategy, hookimpl, losses, modules
+from kdsearch import Batch, ModelInfo, Outputs, Signal, Space, Strategy, hookimpl, losses, modules
 from kdsearch.initialise import layer_map
 
 
@@ -29,6 +29,7 @@ class PatientKD(Strategy):
 
     name: ClassVar[str] = "pkd"
     source: ClassVar[str] = "Sun et al. 2019, Patient Knowledge Distillation, arXiv:1908.09355, eq. 7-8"
+    reads: ClassVar[Signal] = Signal.POOLED
 
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
@@ -39,24 +40,14 @@ class PatientKD(Strategy):
             "layer_map": space.choice("layer_map", ("uniform", "last", "first")),
         }
 
-    @classmethod
-    def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
-        return Signal.POOLED in provides
-
-    def _pairs(self, teacher: ModelInfo, student: ModelInfo) -> list[tuple[int, int]]:
+    def pairs(self, teacher: ModelInfo, student: ModelInfo) -> list[tuple[int, int]]:
         mapped = layer_map(student.layers, teacher.layers, self.layer_map)
         # A student of one layer keeps it, and one without layers its embedding: else nothing would be left.
         return list(enumerate(mapped[: max(1, student.layers - 1)], start=1)) or [(0, 0)]
 
-    def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
-        return modules.needs_of(Signal.POOLED, (theirs for _, theirs in self._pairs(teacher, student)))
-
-    def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
-        return modules.needs_of(Signal.POOLED, (mine for mine, _ in self._pairs(teacher, student)))
-
     def build(self, teacher: ModelInfo, student: ModelInfo) -> nn.Module | None:
         kind = "identity" if student.hidden == teacher.hidden else "linear"
-        return modules.StateMaps(self._pairs(teacher, student), student.hidden, teacher.hidden, kind)
+        return modules.StateMaps(self.pairs(teacher, student), student.hidden, teacher.hidden, kind)
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:
         assert teacher is not None

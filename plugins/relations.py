@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from kdsearch import Batch, ModelInfo, Need, Outputs, Signal, Space, Strategy, hookimpl, losses
+from kdsearch import Batch, ModelInfo, Outputs, Signal, Space, Strategy, hookimpl, losses
 
 SMALLEST_PART = 16  # of the teacher's value vectors, per relation head, as in the paper (768 / 48 and 1024 / 64)
 PADDED = -1e4  # a score whose softmax is exactly 0; -inf would make 0 * inf of the divergence
@@ -30,6 +30,7 @@ class RelationKD(Strategy):
 
     name: ClassVar[str] = "relations"
     source: ClassVar[str] = "Wang et al. 2021, MiniLMv2, arXiv:2012.15828, section 3.1, value-value relations alone"
+    reads: ClassVar[Signal] = Signal.VALUES
 
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
@@ -43,15 +44,8 @@ class RelationKD(Strategy):
             "teacher_layer": -1 - below,
         }
 
-    @classmethod
-    def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
-        return Signal.VALUES in provides
-
-    def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
-        return (Need(Signal.LOGITS), Need(Signal.VALUES, self.teacher_layer))
-
-    def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
-        return (Need(Signal.LOGITS), Need(Signal.VALUES, -1))
+    def pairs(self, teacher: ModelInfo, student: ModelInfo) -> list[tuple[int, int]]:
+        return [(-1, self.teacher_layer)]
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:
         assert teacher is not None

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdsearch import Batch, ModelInfo, Need, Outputs, Signal, Space, Strategy, hookimpl, losses
+from kdsearch import Batch, ModelInfo, Outputs, Signal, Space, Strategy, hookimpl, losses
 
 ROWS = 64  # of a batch that are compared at most: angles grow with its cube
 
@@ -28,6 +28,7 @@ class RelationalKD(Strategy):
 
     name: ClassVar[str] = "rkd"
     source: ClassVar[str] = "Park et al. 2019, Relational Knowledge Distillation, arXiv:1904.05068, section 3.2, RKD-D and RKD-A"
+    reads: ClassVar[Signal] = Signal.POOLED
 
     @classmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
@@ -37,16 +38,6 @@ class RelationalKD(Strategy):
             "temperature": losses.temperature(space, teacher),
             "alpha": space.alpha(),
         }
-
-    @classmethod
-    def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
-        return Signal.POOLED in provides
-
-    def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
-        return (Need(Signal.LOGITS), Need(Signal.POOLED, -1))
-
-    def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
-        return (Need(Signal.LOGITS), Need(Signal.POOLED, -1))
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:
         assert teacher is not None

@@ -32,6 +32,7 @@ class TwoStage(Strategy):
 
     name: ClassVar[str] = "two_stage"
     source: ClassVar[str] = "Jiao et al. 2020, TinyBERT, arXiv:1909.10351, eq. 8-9 (states), then eq. 10 (logits), as in its section 3.2"
+    reads: ClassVar[Signal] = Signal.POOLED
     staged: ClassVar[bool] = True
 
     @classmethod
@@ -45,18 +46,17 @@ class TwoStage(Strategy):
             "layer_map": space.choice("layer_map", ("uniform", "first", "last")),
         }
 
-    @classmethod
-    def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
-        return Signal.POOLED in provides
+    def pairs(self, teacher: ModelInfo, student: ModelInfo) -> list[tuple[int, int]]:
+        return state_pairs(student.layers, teacher.layers, self.layer_map)
 
     def teacher_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
-        return modules.needs_of(STATES[self.states], (theirs for _, theirs in state_pairs(student.layers, teacher.layers, self.layer_map)))
+        return modules.needs_of(STATES[self.states], (theirs for _, theirs in self.pairs(teacher, student)))
 
     def student_needs(self, teacher: ModelInfo, student: ModelInfo) -> tuple[Need, ...]:
-        return modules.needs_of(STATES[self.states], (mine for mine, _ in state_pairs(student.layers, teacher.layers, self.layer_map)))
+        return modules.needs_of(STATES[self.states], (mine for mine, _ in self.pairs(teacher, student)))
 
     def build(self, teacher: ModelInfo, student: ModelInfo) -> nn.Module | None:
-        return modules.StateMaps(state_pairs(student.layers, teacher.layers, self.layer_map), student.hidden, teacher.hidden)
+        return modules.StateMaps(self.pairs(teacher, student), student.hidden, teacher.hidden)
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:
         assert teacher is not None

@@ -77,6 +77,26 @@ def test_a_sound_strategy_holds_all_sixteen_checks() -> None:
     assert len(checks) == 16
 
 
+def test_what_a_strategy_reads_says_what_it_needs_and_whom_it_fits() -> None:
+    class Reading(Sound):
+        reads = Signal.VALUES
+        teacher_needs, student_needs = Strategy.teacher_needs, Strategy.student_needs
+
+        def pairs(self, teacher: ModelInfo, student: ModelInfo) -> list[tuple[int, int]]:
+            return [(-1, 1), (0, 0), (0, 1)]
+
+    reading, info = Reading(0.5, 1.0), tiny_info(tiny_teacher())
+    assert reading.teacher_needs(info, info) == (Need(Signal.LOGITS), Need(Signal.VALUES, 0), Need(Signal.VALUES, 1))
+    assert reading.student_needs(info, info) == (Need(Signal.LOGITS), Need(Signal.VALUES, -1), Need(Signal.VALUES, 0))
+    assert [Reading.fits(info, frozenset({Signal.LOGITS, signal})) for signal in (Signal.VALUES, Signal.POOLED)] == [True, False]
+
+    class Broken(Sound):
+        reads = "values"  # type: ignore[assignment]
+
+    with pytest.raises(PluginError, match="reads = 'values' is none of"):
+        check_yielded(frozen(Broken), "kdsearch_strategies", "broken.py")
+
+
 def test_a_staged_that_is_no_bool_is_caught_and_refused_at_the_door() -> None:
     class Broken(Sound):
         staged = "first"  # type: ignore[assignment]

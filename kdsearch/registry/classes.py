@@ -22,7 +22,7 @@ from kdsearch.io.text import first_line
 Plugin = type[Strategy | Family]
 HOOKS: dict[str, type[Strategy | Family]] = {"kdsearch_strategies": Strategy, "kdsearch_families": Family}
 _CLASS_ATTRIBUTES: dict[type, tuple[str, ...]] = {
-    Strategy: ("name", "source", "teacher", "each_teacher", "staged"),
+    Strategy: ("name", "source", "teacher", "reads", "each_teacher", "staged"),
     Family: ("name", "source", "provides", "lr_scale", "bfloat16"),
 }
 
@@ -105,6 +105,8 @@ def _check_attributes(cls: Plugin, where: str) -> None:
         if not isinstance(cls.teacher, TeacherRole):
             roles = ", ".join(f"TeacherRole.{role.name}" for role in TeacherRole)
             raise PluginError(f"{where}: teacher = {_short(cls.teacher)} is none of {roles}")
+        if not isinstance(cls.reads, Signal):
+            raise PluginError(f"{where}: reads = {_short(cls.reads)} is none of {', '.join(f'Signal.{signal.name}' for signal in Signal)}")
         if cls.each_teacher and cls.teacher is not TeacherRole.FROZEN:
             raise PluginError(f"{where}: each_teacher is for frozen teachers: leave it out, or set teacher = TeacherRole.FROZEN")
         if not isinstance(cls.staged, bool):
