@@ -5,89 +5,24 @@ The names here are all that a plugin or a notebook imports; each is loaded when 
 
 from __future__ import annotations
 
+import ast
 import importlib
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from kdsearch import initialise, losses, modules, testing
-    from kdsearch.api import (
-        Batch,
-        Family,
-        ModelInfo,
-        Need,
-        Outputs,
-        Signal,
-        Space,
-        Strategy,
-        TeacherRole,
-        TeacherTuning,
-        UndeclaredSignal,
-    )
-    from kdsearch.registry.hookspecs import hookimpl
-    from kdsearch.registry.registry import families, strategies
-    from kdsearch.student.saved import Student, load_student
-    from kdsearch.study.search import search
-    from kdsearch.study.study import Study
-    from kdsearch.teacher.encoder import Encoder
-
+# The names stand in the stub beside this file, where type checkers read them: name -> the module that has it.
 _HOME = {
-    **dict.fromkeys(
-        (
-            "Batch",
-            "Family",
-            "ModelInfo",
-            "Need",
-            "Outputs",
-            "Signal",
-            "Space",
-            "Strategy",
-            "TeacherRole",
-            "TeacherTuning",
-            "UndeclaredSignal",
-        ),
-        "kdsearch.api",
-    ),
-    "Encoder": "kdsearch.teacher.encoder",
-    "hookimpl": "kdsearch.registry.hookspecs",
-    "families": "kdsearch.registry.registry",
-    "strategies": "kdsearch.registry.registry",
-    "Student": "kdsearch.student.saved",
-    "load_student": "kdsearch.student.saved",
-    "Study": "kdsearch.study.study",
-    "search": "kdsearch.study.search",
+    alias.name: line.module
+    for line in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+    if isinstance(line, ast.ImportFrom)
+    for alias in line.names
 }
-_MODULES = ("initialise", "losses", "modules", "testing")
-
-__all__ = [
-    "Batch",
-    "Encoder",
-    "Family",
-    "ModelInfo",
-    "Need",
-    "Outputs",
-    "Signal",
-    "Space",
-    "Strategy",
-    "Student",
-    "Study",
-    "TeacherRole",
-    "TeacherTuning",
-    "UndeclaredSignal",
-    "families",
-    "hookimpl",
-    "initialise",
-    "load_student",
-    "losses",
-    "modules",
-    "search",
-    "strategies",
-    "testing",
-]
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
+    if name not in _HOME:
+        raise AttributeError(f"module 'kdsearch' has no attribute {name!r}")
+    if _HOME[name] == "kdsearch":
         return importlib.import_module(f"kdsearch.{name}")
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'kdsearch' has no attribute {name!r}")
+    return getattr(importlib.import_module(str(_HOME[name])), name)

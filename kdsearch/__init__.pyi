@@ -1,0 +1,24 @@
+# All that a plugin or a notebook imports, each name once: type checkers read this file, and kdsearch/__init__.py loads from it.
+from kdsearch import initialise as initialise
+from kdsearch import losses as losses
+from kdsearch import modules as modules
+from kdsearch import testing as testing
+from kdsearch.api import Batch as Batch
+from kdsearch.api import Family as Family
+from kdsearch.api import ModelInfo as ModelInfo
+from kdsearch.api import Need as Need
+from kdsearch.api import Outputs as Outputs
+from kdsearch.api import Signal as Signal
+from kdsearch.api import Space as Space
+from kdsearch.api import Strategy as Strategy
+from kdsearch.api import TeacherRole as TeacherRole
+from kdsearch.api import TeacherTuning as TeacherTuning
+from kdsearch.api import UndeclaredSignal as UndeclaredSignal
+from kdsearch.registry.hookspecs import hookimpl as hookimpl
+from kdsearch.registry.registry import families as families
+from kdsearch.registry.registry import strategies as strategies
+from kdsearch.student.saved import Student as Student
+from kdsearch.student.saved import load_student as load_student
+from kdsearch.study.search import search as search
+from kdsearch.study.study import Study as Study
+from kdsearch.teacher.encoder import Encoder as Encoder
