@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kdsearch import testing
 from kdsearch.config import schema, study_file
 
 ROOT = Path(__file__).parent.parent
@@ -21,13 +22,20 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 def test_the_plugin_page_builds_a_strategy_that_keeps_the_contract(tmp_path: Path) -> None:
-    strategy, test = blocks(ROOT / "docs" / "plugins.md", "python")
+    strategy, test, _ = blocks(ROOT / "docs" / "plugins.md", "python")
     (tmp_path / "direction.py").write_text(strategy)
     (tmp_path / "test_direction.py").write_text(test)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "test_direction.py"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_the_plugin_page_builds_a_family_that_keeps_the_contract(tmp_path: Path) -> None:
+    *_, family = blocks(ROOT / "docs" / "plugins.md", "python")
+    path = tmp_path / "wordbag.py"
+    path.write_text(family)
+    assert testing.check(testing.load_one(path)) == []
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)

@@ -1,23 +1,25 @@
 from __future__ import annotations
 
+import inspect
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from textwrap import dedent, indent
+from textwrap import dedent
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 import kdsearch
-from kdsearch.api import Family, Strategy
 from kdsearch.cli import plugins
 from kdsearch.errors import PluginError, VerdictNo
-from kdsearch.registry import hookspecs, registry
+from kdsearch.registry import registry
+from kdsearch.registry.classes import HOOKS, check_yielded
 
 WORKING = """
     from dataclasses import dataclass
@@ -40,6 +42,8 @@ WORKING = """
     def kdsearch_strategies():
         yield Mine
 """
+
+BUILT_IN = Path(kdsearch.__file__).parents[1] / "plugins"
 
 Write = Callable[..., str]
 
@@ -377,9 +381,22 @@ def test_a_field_that_json_cannot_hold(write: Write) -> None:
 
 
 def test_a_family_that_provides_nothing(write: Write) -> None:
-    source = example(hookspecs.kdsearch_families.__doc__).replace("provides = frozenset({Signal.LOGITS})", "provides = Signal.LOGITS")
-    message = refusal(write(name="wordbag.py", text=source))
-    assert "`provides` has to be a frozenset of kdsearch.Signal with at least Signal.LOGITS" in message
+    path = write(("{Signal.LOGITS, ", "{"), ('= "bilstm"', '= "mine"'), text=(BUILT_IN / "bilstm.py").read_text())
+    assert "`provides` has to be a frozenset of kdsearch.Signal with at least Signal.LOGITS" in refusal(path)
+
+
+@pytest.mark.parametrize(("name", "hook"), [("logit", "kdsearch_strategies"), ("mlp", "kdsearch_families")])
+def test_every_class_attribute_of_a_contract_is_known_at_the_door(name: str, hook: str) -> None:
+    sound = registry.load_one(name)
+    for attribute in inspect.get_annotations(HOOKS[hook]):
+        wrong = dataclass(frozen=True)(type("Mine", (sound,), {attribute: -1}))
+        with pytest.raises(
+            PluginError, match=rf"^mine.py: class Mine(: {attribute} = -1 is| lacks '{attribute}'|: `{attribute}` has to be)"
+        ):
+            check_yielded(wrong, hook, "mine.py")
+        field = make_dataclass("Mine", [(attribute, int, 1)], bases=(sound,), frozen=True, kw_only=True)
+        with pytest.raises(PluginError, match=f"'{attribute}' is a field, but belongs to the class"):
+            check_yielded(field, hook, "mine.py")
 
 
 # Fields
@@ -468,25 +485,6 @@ def test_a_file_edited_between_two_loads_is_another_class(write: Write) -> None:
 
 def test_a_built_in_under_plugins_is_itself() -> None:
     assert registry.load([], ["hard"], ["kdsearch_plugins.hard"]).describe()[0]["origin"] == "plugins/hard.py (built in)"
-
-
-# The hooks' own examples
-
-
-def example(docstring: str | None) -> str:
-    """The code block of a docstring."""
-    assert docstring is not None
-    return dedent(docstring.partition("::\n")[2])
-
-
-@pytest.mark.parametrize(("hook", "name"), [(hookspecs.kdsearch_strategies, "centred"), (hookspecs.kdsearch_families, "wordbag")])
-def test_the_example_of_each_hook_works(write: Write, hook: Any, name: str) -> None:
-    from kdsearch.testing import check
-
-    assert f"`{name}.py`" in (hook.__doc__ or "")
-    cls = registry.load_one(Path(write(name=f"{name}.py", text=indent(example(hook.__doc__), "    "))))
-    assert issubclass(cls, Strategy | Family)
-    assert check(cls) == []
 
 
 # Commands

@@ -27,9 +27,9 @@ def list_plugins(
 
     found = registry.available(plugin or ())
     if output is Format.json:
-        typer.echo(json.dumps([dataclasses.asdict(listing) for listing in found], indent=2))
+        typer.echo(json.dumps([{"name": each.name, "kind": each.kind, "origin": each.origin} for each in found], indent=2))
         return
-    _print("name", "kind", "from", rows=[(listing.name, listing.kind or "known once loaded", listing.origin) for listing in found])
+    _print("name", "kind", "from", rows=[(each.name, each.kind or "known once loaded", each.origin) for each in found])
 
 
 @app.command()

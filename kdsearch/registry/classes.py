@@ -7,28 +7,40 @@ import functools
 import inspect
 import json
 import keyword
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
-from pydantic_core import PydanticSerializationError
+from annotated_types import Predicate
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
 
 from kdsearch.api import Family, Signal, Strategy, TeacherRole
 from kdsearch.errors import PluginError, did_you_mean
 from kdsearch.io.text import first_line
 
 Plugin = type[Strategy | Family]
-HOOKS: dict[str, type[Strategy | Family]] = {"kdsearch_strategies": Strategy, "kdsearch_families": Family}
-_CLASS_ATTRIBUTES: dict[type, tuple[str, ...]] = {
-    Strategy: ("name", "source", "teacher", "reads", "each_teacher", "staged"),
-    Family: ("name", "source", "provides", "lr_scale", "bfloat16"),
+AnyPlugin = TypeVar("AnyPlugin", Strategy, Family)
+HOOKS: dict[str, Plugin] = {"kdsearch_strategies": Strategy, "kdsearch_families": Family}
+_MEANING = {"name": "the name that studies use", "source": "the paper and equation, or where the idea comes from"}
+# By the declared type of a class attribute: what its value has to be, and what is said of another one.
+_RULES: dict[Any, tuple[Any, str]] = {
+    str: (Annotated[str, Field(pattern=r"\S")], ' lacks {name!r}: add `{name} = "..."`, {meaning}'),
+    bool: (bool, ": {name} = {value} is neither True nor False"),
+    float: (Annotated[float, Field(gt=0, allow_inf_nan=False)], ": {name} = {value} is not a number above 0"),
+    frozenset[Signal]: (
+        Annotated[frozenset[Signal], Predicate(lambda signals: Signal.LOGITS in signals)],
+        ": `{name}` has to be a frozenset of kdsearch.Signal with at least Signal.LOGITS",
+    ),
+    **{
+        kind: (kind, ": {name} = {value} is none of " + ", ".join(f"{kind.__name__}.{each.name}" for each in kind))
+        for kind in (TeacherRole, Signal)
+    },
 }
 
 
-def kind_of(base: type) -> str:
-    return "strategy" if base is Strategy else "family"
+def kind_of(cls: type) -> str:
+    return "strategy" if issubclass(cls, Strategy) else "family"
 
 
 def check_name(name: str, where: str) -> None:
@@ -51,27 +63,23 @@ def check_yielded(yielded: object, hook: str, where: str) -> Plugin:
         PluginError: the first mistake found, with its fix.
     """
     base = HOOKS[hook]
+    if isinstance(yielded, Strategy | Family):
+        name = type(yielded).__name__
+        raise PluginError(f"{where}: {hook} yields an instance: write `yield {name}`, not `yield {name}(...)`")
     if not isinstance(yielded, type):
-        if isinstance(yielded, Strategy | Family):
-            name = type(yielded).__name__
-            raise PluginError(f"{where}: {hook} yields an instance: write `yield {name}`, not `yield {name}(...)`")
         raise PluginError(f"{where}: {hook} yields {_short(yielded)}, which is not a class: yield a subclass of kdsearch.{base.__name__}")
+    name = yielded.__name__
     if not issubclass(yielded, base):
-        for other_hook, other in HOOKS.items():
-            if issubclass(yielded, other):
-                raise PluginError(f"{where}: {yielded.__name__} is a {kind_of(other)}, not a {kind_of(base)}: yield it from {other_hook}")
-        raise PluginError(
-            f"{where}: {yielded.__name__} is not a subclass of kdsearch.{base.__name__}: derive it from kdsearch.{base.__name__}"
-        )
-    where = f"{where}: class {yielded.__name__}"
-    if missing := sorted(getattr(yielded, "__abstractmethods__", ())):
+        if other := next((other for other, its_base in HOOKS.items() if issubclass(yielded, its_base)), None):
+            raise PluginError(f"{where}: {name} is a {kind_of(yielded)}, not a {kind_of(base)}: yield it from {other}")
+        raise PluginError(f"{where}: {name} is not a subclass of kdsearch.{base.__name__}: derive it from kdsearch.{base.__name__}")
+    where = f"{where}: class {name}"
+    if missing := sorted(yielded.__abstractmethods__):
         raise PluginError(f"{where} lacks {', '.join(f'{name}()' for name in missing)}: a {kind_of(base)} has to have it, see kdsearch.api")
-    _check_dataclass(yielded, base, where)
-    _check_attributes(yielded, where)
-    for name, contract in vars(base).items():
-        if not name.startswith("_") and (inspect.isfunction(contract) or isinstance(contract, classmethod)):
-            _check_method(yielded, name, contract, where)
-    _check_near_misses(yielded, base, where)
+    if not getattr(vars(yielded).get("__dataclass_params__"), "frozen", False):  # its own, not those that it inherits
+        raise PluginError(f"{where} is not a frozen dataclass: put @dataclass(frozen=True) above it")
+    _check_attributes(yielded, base, where)
+    _check_methods(yielded, base, where)
     _adapter(yielded, where)
     return yielded
 
@@ -81,94 +89,59 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _check_dataclass(cls: type, base: type, where: str) -> None:
-    parameters = cls.__dict__.get("__dataclass_params__")
-    if parameters is None or not parameters.frozen:
-        raise PluginError(f"{where} is not a frozen dataclass: put @dataclass(frozen=True) above it")
-    names = {each.name for each in fields(cls)}
-    for attribute in _CLASS_ATTRIBUTES[base]:
-        if attribute in names:
+def _check_attributes(cls: Plugin, base: Plugin, where: str) -> None:
+    """Those that the base class declares, each a ClassVar[its type]."""
+    of_instances = {each.name for each in fields(cls)}
+    for name, declared in inspect.get_annotations(base, eval_str=True).items():
+        if name in of_instances:
             raise PluginError(
-                f"{where}: {attribute!r} is a field, but belongs to the class: write `{attribute} = ...` without a type, "
-                f"or `{attribute}: ClassVar[...] = ...`"
+                f"{where}: {name!r} is a field, but belongs to the class: write `{name} = ...` without a type, or `{name}: ClassVar[...] = ...`"
             )
+        value = getattr(cls, name, None)
+        rule, message = _RULES[get_args(declared)[0]]
+        try:
+            TypeAdapter(rule).validate_python(value, strict=True)
+        except ValidationError as problem:
+            raise PluginError(where + message.format(name=name, value=_short(value), meaning=_MEANING.get(name))) from problem
+    if issubclass(cls, Strategy) and cls.each_teacher and cls.teacher is not TeacherRole.FROZEN:
+        raise PluginError(f"{where}: each_teacher is for frozen teachers: leave it out, or set teacher = TeacherRole.FROZEN")
 
 
-def _check_attributes(cls: Plugin, where: str) -> None:
-    for attribute in ("name", "source"):
-        value = getattr(cls, attribute, None)
-        if not isinstance(value, str) or not value.strip():
-            meaning = "the name that studies use" if attribute == "name" else "the paper and equation, or where the idea comes from"
-            raise PluginError(f'{where} lacks {attribute!r}: add `{attribute} = "..."`, {meaning}')
-    check_name(cls.name, where)
-    if issubclass(cls, Strategy):
-        if not isinstance(cls.teacher, TeacherRole):
-            roles = ", ".join(f"TeacherRole.{role.name}" for role in TeacherRole)
-            raise PluginError(f"{where}: teacher = {_short(cls.teacher)} is none of {roles}")
-        if not isinstance(cls.reads, Signal):
-            raise PluginError(f"{where}: reads = {_short(cls.reads)} is none of {', '.join(f'Signal.{signal.name}' for signal in Signal)}")
-        if cls.each_teacher and cls.teacher is not TeacherRole.FROZEN:
-            raise PluginError(f"{where}: each_teacher is for frozen teachers: leave it out, or set teacher = TeacherRole.FROZEN")
-        if not isinstance(cls.staged, bool):
-            raise PluginError(f"{where}: staged = {_short(cls.staged)} is neither True nor False")
-        return
-    provides = getattr(cls, "provides", None)
-    if not isinstance(provides, frozenset) or not all(isinstance(signal, Signal) for signal in provides) or Signal.LOGITS not in provides:
-        raise PluginError(f"{where}: `provides` has to be a frozenset of kdsearch.Signal with at least Signal.LOGITS")
-    if isinstance(cls.lr_scale, bool) or not isinstance(cls.lr_scale, int | float) or not 0 < cls.lr_scale < float("inf"):
-        raise PluginError(f"{where}: lr_scale = {_short(cls.lr_scale)} is not a number above 0")
+def _methods(cls: type) -> dict[str, Any]:
+    found = {name: inspect.getattr_static(cls, name) for name in dir(cls) if not name.startswith("_")}
+    return {name: value for name, value in found.items() if inspect.isroutine(value)}
 
 
-def _parameters(function: Any) -> list[str]:
+def _parameters(method: Any) -> list[str]:
     # str(parameter) would add annotations and defaults: only * and ** count as part of a name here
-    return [str(each.replace(annotation=each.empty, default=each.empty)) for each in inspect.signature(function).parameters.values()]
+    parameters = inspect.signature(getattr(method, "__func__", method)).parameters.values()
+    return [str(each.replace(annotation=each.empty, default=each.empty)) for each in parameters]
 
 
-def _check_method(cls: type, name: str, contract: Any, where: str) -> None:
-    own = inspect.getattr_static(cls, name)
-    if own is contract:
-        return
-    if isinstance(contract, classmethod):
-        wanted = _parameters(contract.__func__)
-        if not isinstance(own, classmethod):
-            raise PluginError(f"{where}: {name}({', '.join(wanted)}) has to be a class method: put @classmethod above it")
-        found = _parameters(own.__func__)
-    else:
-        wanted = _parameters(contract)
-        if not inspect.isroutine(own) or isinstance(own, classmethod | staticmethod):
-            raise PluginError(f"{where}: {name} has to be a method, {name}({', '.join(wanted)})")
-        found = _parameters(own)
-    if found[1:] != wanted[1:]:
-        raise PluginError(f"{where}: {name}({', '.join(found)}) has the wrong parameters: write {name}({', '.join(wanted)})")
-
-
-def _check_near_misses(cls: type, base: type, where: str) -> None:
-    """A misspelt optional method would be ignored in silence: `fit` instead of `fits`."""
-    known = {name for name in vars(base) if not name.startswith("_")}
-    for ancestor in cls.__mro__:
-        if ancestor is base:
-            return
-        for name, own in vars(ancestor).items():
-            if name.startswith("_") or name in known or not (inspect.isfunction(own) or isinstance(own, classmethod)):
-                continue
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-            contract = vars(base)[near[0]] if near else None
-            if not (inspect.isfunction(contract) or isinstance(contract, classmethod)):
-                continue
-            if _parameters(getattr(own, "__func__", own))[1:] == _parameters(getattr(contract, "__func__", contract))[1:]:
-                raise PluginError(
-                    f"{where}: nothing calls a method {name!r}. Did you mean {near[0]!r}? Otherwise give it a name of its own"
-                )
+def _check_methods(cls: type, base: type, where: str) -> None:
+    contracts, own = _methods(base), _methods(cls)
+    for name, contract in contracts.items():
+        found, wanted = own.get(name), _parameters(contract)
+        written = f"{name}({', '.join(wanted)})"
+        if isinstance(contract, classmethod) and not isinstance(found, classmethod):
+            raise PluginError(f"{where}: {written} has to be a class method: put @classmethod above it")
+        if found is None or isinstance(found, staticmethod) or isinstance(found, classmethod) != isinstance(contract, classmethod):
+            raise PluginError(f"{where}: {name} has to be a method, {written}")
+        if _parameters(found)[1:] != wanted[1:]:
+            raise PluginError(f"{where}: {name}({', '.join(_parameters(found))}) has the wrong parameters: write {written}")
+    for name in sorted(own.keys() - contracts.keys()):  # a misspelt optional method would be ignored in silence: `fit` instead of `fits`
+        near = difflib.get_close_matches(name, contracts, n=1, cutoff=0.75)
+        if near and _parameters(own[name])[1:] == _parameters(contracts[near[0]])[1:]:
+            raise PluginError(f"{where}: nothing calls a method {name!r}. Did you mean {near[0]!r}? Otherwise give it a name of its own")
 
 
 @functools.cache
 def _adapter(cls: Plugin, where: str) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(cls)
-    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError, NameError, TypeError) as problem:
-        reason = first_line(problem)
+    except (PydanticUserError, NameError, TypeError) as problem:
         raise PluginError(
-            f"{where}: its fields have to be JSON (numbers, strings, booleans, None, enums, tuples of these): {reason}"
+            f"{where}: its fields have to be JSON (numbers, strings, booleans, None, enums, tuples of these): {first_line(problem)}"
         ) from problem
 
 
@@ -184,17 +157,16 @@ def dump(instance: Strategy | Family) -> dict[str, Any]:
     """
     where = _named(type(instance))
     try:
-        value = _adapter(type(instance), where).dump_python(instance, mode="json", warnings="error")
+        value: dict[str, Any] = _adapter(type(instance), where).dump_python(instance, mode="json", warnings="error")
         json.dumps(value, allow_nan=False)
-    except (PydanticSerializationError, ValueError, TypeError) as problem:
-        first = first_line(problem)
+    except (ValueError, TypeError) as problem:
         raise PluginError(
-            f"{where}: suggest() gave a field that does not fit its type or JSON: {first}; values: {_short(instance)}"
+            f"{where}: suggest() gave a field that does not fit its type or JSON: {first_line(problem)}; values: {_short(instance)}"
         ) from problem
-    return dict(value)
+    return value
 
 
-def construct(cls: Plugin, values: Mapping[str, Any]) -> Any:
+def construct(cls: type[AnyPlugin], values: Mapping[str, Any]) -> AnyPlugin:
     """An instance from JSON values; lists become tuples and strings become enums where the field says so.
 
     Raises:
@@ -206,19 +178,16 @@ def construct(cls: Plugin, values: Mapping[str, Any]) -> Any:
         if name not in known:
             raise PluginError(f"{where}: no field {name!r}.{did_you_mean(name, known) or ' It has no fields.'}")
     try:
-        return _adapter(cls, where).validate_json(json.dumps(dict(values), allow_nan=False), strict=True)
+        instance: AnyPlugin = _adapter(cls, where).validate_json(json.dumps(dict(values), allow_nan=False), strict=True)
     except ValidationError as problem:
-        raise PluginError(f"{where}: {'; '.join(_complaints(problem.errors(), values))}") from problem
+        raise PluginError(f"{where}: {'; '.join(map(_complaint, problem.errors()))}") from problem
     except (TypeError, ValueError) as problem:
         raise PluginError(f"{where}: fields {_short(dict(values))} do not make an instance: {problem}") from problem
+    return instance
 
 
-def _complaints(errors: Iterable[Any], values: Mapping[str, Any]) -> Iterable[str]:
-    for error in errors:
-        field = ".".join(map(str, error["loc"]))
-        if error["type"] == "missing":
-            yield f"field {field!r} is missing"
-        elif field:
-            yield f"field {field!r} is {_short(values.get(str(error['loc'][0])))}: {error['msg'].lower()}"
-        else:
-            yield str(error["msg"])
+def _complaint(error: Any) -> str:
+    field = ".".join(map(str, error["loc"]))
+    if error["type"] == "missing":
+        return f"field {field!r} is missing"
+    return f"field {field!r} is {_short(error['input'])}: {error['msg'].lower()}" if field else str(error["msg"])

@@ -70,7 +70,7 @@ def write_plugin(name: str, folder: Path) -> tuple[Path, Path]:
         PluginError: the name is no identifier, another plugin has it, or a file is there already.
     """
     check_name(name, "plugins new")
-    if claims := [listing.origin for listing in available() if listing.name == name]:
+    if claims := [source.origin for source in available() if source.name == name]:
         raise PluginError(f"plugins new: the name {name!r} is taken by {claims[0]}: choose another")
     paths = folder / f"{name}.py", folder / f"test_{name}.py"
     for path in paths:
