@@ -68,7 +68,7 @@ def test_every_check_passes_and_is_written(done: Deployed) -> None:
     assert json.loads((done.folder / "verdict.json").read_text()) == done.verdict
     assert done.verdict["onnx"]["difference"] <= 1e-3
     assert {shape["batch"] for shape in done.verdict["onnx"]["shapes"]} == {1, 2, 7, 32}
-    assert len(done.verdict["int8"]["tried"]) == len(onnx_export.VARIANTS)
+    assert len(done.verdict["int8"]["tried"]) == len(onnx_export.Variant)
 
 
 def test_the_folder_is_complete_and_the_manifest_has_every_file(done: Deployed) -> None:

@@ -31,7 +31,6 @@ TOLERANCE = 1e-3  # of a logit between torch and ONNX
 BATCHES = (1, 2, 7, 32)
 _TOKENS_PER_BATCH = 1024
 _ALONE = 2000  # rows at most that int8 answers one at a time
-_TRIED_ON = 2000  # rows at most on which the variants of int8 are compared
 
 
 @dataclass(frozen=True)
@@ -191,51 +190,39 @@ def _judge(name: str, path: Path, logits: np.ndarray, rows: np.ndarray, referenc
 
 
 def int8(folder: Path, reference: Reference, max_drop: float, progress: Progress) -> tuple[Check, dict[str, Any]]:
-    """Write onnx/model_quantized.onnx: of all variants the one nearest to fp32 that loses at most max_drop points; none, if none does.
+    """Write onnx/model_quantized.onnx: of the variants that lose at most max_drop points the one nearest to fp32; none, if none does.
 
-    The variants are compared in batches; the chosen one must pass on all rows in batches, and one row at a time: a scale of int8's
-    activations covers the whole batch, so that company changes an answer slightly.
+    Each must pass on all rows in batches, and one row at a time: a scale of int8's activations covers the whole batch, so that company changes an
+    answer slightly.
     """
     from kdsearch.deploy.predict import MODELS, Predictor
 
-    source, target = folder / MODELS["fp32"], folder / MODELS["int8"]
-    few, what = reference.sample(_TRIED_ON), "int8"
-    written: dict[str, Path] = {}
-    tried = []
-    for number, variant in enumerate(onnx_export.VARIANTS):
-        progress("int8 variants", number, len(onnx_export.VARIANTS))
-        onnx_export.quantise(source, target, variant)
-        tried.append(_judge(variant.name, target, answers(Predictor(folder, "int8"), reference, few), few, reference, max_drop))
-        written[variant.name] = target.rename(target.with_name(f"{number}.onnx"))
-    progress("int8 variants", len(onnx_export.VARIANTS), len(onnx_export.VARIANTS))
-    ranked = sorted((each for each in tried if each.passed), key=lambda each: (-(each.agreement or 0.0), each.difference))
-    rows, chosen, alone = np.arange(len(reference.tokens)), None, None
-    for number, each in enumerate(ranked):
-        progress("int8 on all rows, and one at a time", number, len(ranked))
-        written[each.variant].rename(target)
-        written[each.variant] = target
+    target, what, variants = folder / MODELS["int8"], "int8", tuple(onnx_export.Variant)
+    rows, some = np.arange(len(reference.tokens)), reference.sample(_ALONE)
+    tried: list[tuple[Tried, Tried, Path]] = []  # in batches, one at a time, and its file
+    for number, variant in enumerate(variants):
+        progress("int8 variants", number, len(variants))
+        onnx_export.quantise(folder / MODELS["fp32"], target, variant)
         predictor = Predictor(folder, "int8")
-        some = reference.sample(_ALONE)
-        alone = _judge(each.variant, target, answers(predictor, reference, some, alone=True), some, reference, max_drop)
-        whole = (
-            each if len(few) == len(rows) else _judge(each.variant, target, answers(predictor, reference, rows), rows, reference, max_drop)
-        )
-        if whole.passed and alone.passed:
-            chosen = whole
-            break
-        target.unlink()
-        del written[each.variant]
-    progress("int8 on all rows, and one at a time", len(ranked), len(ranked))
-    for path in written.values():
-        if path != target or chosen is None:
-            path.unlink(missing_ok=True)
+        whole = _judge(variant.value, target, answers(predictor, reference, rows), rows, reference, max_drop)
+        alone = _judge(variant.value, target, answers(predictor, reference, some, alone=True), some, reference, max_drop)
+        tried.append((whole, alone, target.rename(target.with_name(f"{number}.onnx"))))
+    progress("int8 variants", len(variants), len(variants))
+    passed = [each for each in tried if each[0].passed and each[1].passed]
+    chosen = min(passed, key=lambda each: (-(each[0].agreement or 0.0), each[0].difference), default=None)
+    for each in tried:
+        if each is chosen:
+            each[2].rename(target)
+        else:
+            each[2].unlink()
     facts: dict[str, Any] = {"max_drop": max_drop, "metric": reference.quality, "fp32": reference.score(reference.logits)}
-    facts |= {"rows": len(rows), "chosen": chosen and asdict(chosen), "alone": chosen and alone and asdict(alone)}
-    facts["tried"] = [asdict(each) for each in tried]
-    if chosen is None or alone is None:
-        least = min(tried, key=lambda each: each.drop)
+    facts |= {"rows": len(rows), "chosen": chosen and asdict(chosen[0]), "alone": chosen and asdict(chosen[1])}
+    facts["tried"] = [asdict(whole) for whole, _, _ in tried]
+    if chosen is None:
+        least = min((max(whole, alone, key=lambda one: one.drop) for whole, alone, _ in tried), key=lambda each: each.drop)
         return Check(what, False, f"every variant loses more than {max_drop:g} points of {reference.quality}: {_said(least)}"), facts
-    return Check(what, True, f"{_said(chosen)}; one at a time {_points(alone)}; at most {max_drop:g} may be lost"), facts
+    whole, alone, _ = chosen
+    return Check(what, True, f"{_said(whole)}; one at a time {_points(alone)}; at most {max_drop:g} may be lost"), facts
 
 
 def _said(tried: Tried) -> str:

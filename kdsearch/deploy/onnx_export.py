@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import importlib.util
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,25 +119,12 @@ def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One way to put weights into eight bits; embedding tables always are."""
+class Variant(enum.StrEnum):
+    """How weights are put into eight bits: embedding tables always, matrices with a scale for each column. What else was tried: docs/deploy.md."""
 
-    name: str
-    signed: bool = True  # QInt8, else QUInt8
-    reduce_range: bool = False  # seven of the eight bits: without VNNI instructions, sums of full products can overflow
-    per_channel: bool = False  # a scale for each column of a matrix, not one for all
-    keep_head: bool = False  # the matrix that gives the logits stays in full precision
-
-
-VARIANTS = (
-    Variant("QInt8"),
-    Variant("QInt8, per channel", per_channel=True),
-    Variant("QInt8, reduced range", reduce_range=True),
-    Variant("QInt8, per channel, reduced range", per_channel=True, reduce_range=True),
-    Variant("QUInt8", signed=False),
-    Variant("QInt8, per channel, reduced range, head in fp32", per_channel=True, reduce_range=True, keep_head=True),
-)
+    NEAREST = "QInt8, per channel"
+    # Seven of the eight bits: without VNNI instructions, sums of full products overflow. The matrix that gives the logits stays as it is.
+    SAFEST = "QInt8, per channel, reduced range, head in fp32"
 
 
 def quantise(source: Path, target: Path, variant: Variant) -> None:
@@ -146,17 +133,10 @@ def quantise(source: Path, target: Path, variant: Variant) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    model = onnx.load(str(source))
-    excluded = head_nodes(model) if variant.keep_head else []
+    model, safest = onnx.load(str(source)), variant is Variant.SAFEST
+    excluded = head_nodes(model) if safest else []
     with _quiet():
-        quantize_dynamic(
-            model,
-            str(target),
-            per_channel=variant.per_channel,
-            reduce_range=variant.reduce_range,
-            weight_type=QuantType.QInt8 if variant.signed else QuantType.QUInt8,
-            nodes_to_exclude=excluded,
-        )
+        quantize_dynamic(model, str(target), per_channel=True, reduce_range=safest, weight_type=QuantType.QInt8, nodes_to_exclude=excluded)
     onnx.save(_plain(onnx.load(str(target))), str(target))
 
 
