@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from kdsearch.config import schema, study_file
+from kdsearch.config import schema, study_file, yamlfile
 from kdsearch.errors import InputError
 
 BASE = """\
@@ -43,6 +44,7 @@ def test_defaults_are_those_of_the_study_file_s_documentation(tmp_path: Path) ->
             "text": "text",
             "text_pair": None,
             "label": "label",
+            "bad_rows": "refuse",
             "unlabelled": None,
             "max_unlabelled": None,
             "augment": 0,
@@ -337,6 +339,23 @@ def test_what_is_not_a_study_file_is_refused(tmp_path: Path, text: str, message:
 
 def test_an_alias_that_holds_itself_ends_in_a_message(tmp_path: Path) -> None:
     assert complaint(tmp_path, BASE + "cache: &a {max_bytes: *a}")[0].startswith("study.yaml, line 6: cache.max_bytes: ")
+
+
+def test_aliases_that_stand_for_too_much_are_refused_at_once(tmp_path: Path) -> None:
+    bomb = "x0: &x0 [a, a]\n" + "".join(f"x{n}: &x{n} [*x{n - 1}, *x{n - 1}]\n" for n in range(1, 40))
+    (line,) = complaint(tmp_path, bomb)
+    assert line.endswith("line 13: more than 10,000 values, its aliases written out: use fewer (*name)")
+    shared = BASE + "space:\n  knobs: {transformer.layers: &few {min: 1, max: 2}, transformer.heads: *few}"
+    assert read(tmp_path, shared).space.knobs == {f"transformer.{part}": {"min": 1, "max": 2} for part in ("layers", "heads")}
+
+
+def test_codes_and_times_are_no_numbers_and_are_written_so_that_they_stay_as_they_are(tmp_path: Path) -> None:
+    codes = ("0110", "1:30", "0x1f", "08", "1e5", "-.5", "2024-01-31", "yes")
+    study = read(tmp_path, BASE + "  labels: [0110, 1:30, 0x1f, 08, '1e5', '-.5', 2024-01-31, 'yes']")
+    assert study.teacher.labels == codes
+    document = yamlfile.dump(study_file.resolved(study))
+    assert study_file.from_mapping(yamlfile.parse(document, "study.yaml").value) == study
+    assert yaml.safe_load(document)["teacher"]["labels"] == list(codes)
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

@@ -39,10 +39,18 @@ def three(folder: Path, **other: pd.DataFrame) -> dict[str, Path]:
     return files(folder, **{**frames, **other})
 
 
+DROP = "mend these rows, or set data.bad_rows: drop to go on without them"
+
+
 def complaint(**keys: Any) -> str:
     with pytest.raises(InputError) as caught:
         splits.load(study(**keys))
     return str(caught.value)
+
+
+def written(folder: Path, name: str, content: str | bytes) -> Path:
+    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder / name
 
 
 def test_three_files_with_three_named_classes(tmp_path: Path) -> None:
@@ -117,6 +125,9 @@ def test_stray_quotes_in_a_tsv_are_letters(tmp_path: Path) -> None:
         ([1.0, 0.0, 1.0, 0.0], ("0", "1"), [1, 0, 1, 0]),
         ([True, False, True, False], ("False", "True"), [1, 0, 1, 0]),
         (["b ", " a", "b", "a"], ("a", "b"), [1, 0, 1, 0]),
+        (["0210", "0110", "0210", "1100"], ("0110", "0210", "1100"), [1, 0, 1, 2]),
+        (["2e1", "1e3", "2e1", "1e3"], ("1e3", "2e1"), [1, 0, 1, 0]),
+        (["12345678901234567891", "12345678901234567890.0"] * 2, ("12345678901234567890", "12345678901234567891"), [1, 0, 1, 0]),
     ],
 )
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -234,6 +245,18 @@ def test_a_pair_is_a_duplicate_only_as_a_whole(tmp_path: Path) -> None:
     assert splits.load(study(files=paths, text_pair="other")).train.texts == ["b", "a b"]
 
 
+def test_where_many_rows_repeat_a_text_validation_and_test_are_carved_by_text(tmp_path: Path) -> None:
+    frame = pd.concat([rows(100)] * 4, ignore_index=True)
+    settings = study(files=files(tmp_path, train=frame))
+    loaded, sealed = splits.load(settings), splits.open_test(settings)
+    assert (len(loaded.validation), len(sealed), len(loaded.train)) == (15, 15, 4 * 70)
+    assert len({*loaded.train.texts, *loaded.validation.texts, *sealed.texts}) == 100
+    assert loaded.dropped == {"train": 3 * 30, "validation": 0}
+    few = pd.concat([rows(100), rows(10)], ignore_index=True)  # a tenth and no more: carved by row
+    loaded = splits.load(study(files=files(tmp_path, train=few)))
+    assert len(loaded.validation) + loaded.dropped["validation"] == splits._carved_rows(110, 2) == 17
+
+
 def test_max_train_is_a_stratified_sample_of_what_would_be_there(tmp_path: Path) -> None:
     paths = three(tmp_path, train=rows(100, ("bad", "bad", "bad", "good")))
     few = splits.load(study(files=paths, max_train=20))
@@ -334,9 +357,14 @@ def test_files_that_are_not_what_they_should_be(tmp_path: Path) -> None:
     assert said("a.csv", b"\x89PNG\0\0").startswith("FILE: a binary file (or UTF-16 text), not csv: ")
     assert said("a.jsonl", b"PAR1\0").startswith("FILE: a binary file (or UTF-16 text), not jsonl: ")
     assert said("a.csv", "text,label\ngut,1\nsch\u00f6n,0\n".encode("latin-1")).startswith("FILE, line 3: the byte 0xf6 is not UTF-8: ")
-    assert said("a.csv", b"text,label\na,1\nb,c,0\n").startswith("FILE: Expected 2 fields in line 3, saw 3: quote texts")
-    assert said("a.csv", b"text,label\na,b,1\nc,d,0\n").startswith("FILE: rows have more fields than the header: ")
-    assert said("a.csv", b'text,label\n"a,1\nb,0\n').startswith("FILE: EOF inside string starting at row 1: ")
+    assert said("a.csv", b"text,label\na,1\nb,c,0\n").startswith("FILE, line 3: more fields than the header's 2: quote texts")
+    assert said("a.csv", b"text,label\na,b,1\nc,d,0\n").startswith(
+        "FILE, line 2: more fields than the header's 2: quote texts that hold ','"
+    )
+    assert said("a.csv", b'text,label\na,1\n"b,0\nc,1\nd,0').startswith(
+        "FILE, line 3: a quotation mark opens a text here and none closes it: "
+    )
+    assert said("a.csv", b'"text,label\na,1\n').startswith("FILE, line 1: a quotation mark opens a text here and none closes it: ")
     assert said("a.jsonl", b'{"text": "a"}\n\n{"text": \n').startswith("FILE, line 3: not JSON: ")
     assert said("a.jsonl", b"3\n").startswith("FILE, line 1: not a JSON object")
     assert said("a.json", b'{"text": "a"}\n{"text": "b"}').endswith(": one record a line is .jsonl")
@@ -348,8 +376,12 @@ def test_files_that_are_not_what_they_should_be(tmp_path: Path) -> None:
 def test_a_missing_column_lists_those_that_there_are(tmp_path: Path) -> None:
     paths = files(tmp_path, train=rows(20).rename(columns={"text": "Text", "label": "y"}))
     where = f"data.files.train: {paths['train']}"
-    assert complaint(files=paths) == f"{where}: no column 'text' (data.text); columns: 'Text', 'y'. Did you mean 'Text'?"
-    assert complaint(files=paths, text="Text") == f"{where}: no column 'label' (data.label); columns: 'Text', 'y'."
+    no_label = f"{where}: no column 'label' (data.label); columns: 'Text', 'y'. Texts without labels go under data.unlabelled."
+    assert complaint(files=paths).splitlines() == [
+        f"{where}: no column 'text' (data.text); columns: 'Text', 'y'. Did you mean 'Text'?",
+        no_label,
+    ]
+    assert complaint(files=paths, text="Text") == no_label
     assert "no column 'b' (data.text_pair)" in complaint(files=paths, text="Text", text_pair="b", label="y")
     more = files(tmp_path, more=pd.DataFrame({"body": ["a"]}))["more"]
     assert "data.unlabelled: " in (said := complaint(files=three(tmp_path), unlabelled=more))
@@ -361,22 +393,134 @@ def test_wrong_cells_are_named_by_row_and_column(tmp_path: Path) -> None:
     frame.loc[2, "text"] = "  "
     frame.loc[4, "text"] = ""
     assert complaint(files=three(tmp_path, train=frame)).endswith(
-        "train.csv: row 3 (row 1 is the first below the header), column 'text': the text is empty (and 1 more)"
+        f"train.csv: row 3 (row 1 is the first below the header), column 'text': the text is empty (and 1 more: row 5): {DROP}"
     )
     frame = rows(6)
     frame.loc[5, "label"] = None
     assert complaint(files=three(tmp_path, validation=frame)).endswith(
-        "validation.csv: row 6 (row 1 is the first below the header), column 'label': the label is missing"
+        f"validation.csv: row 6 (row 1 is the first below the header), column 'label': the label is missing: {DROP}"
     )
     path = tmp_path / "train.json"
     path.write_text('[{"text": "a", "label": 0}, {"text": 12.5, "label": 1}]')
     assert complaint(files={"train": path}).endswith(
-        "row 2 (row 1 is the first record), column 'text': 12.5 is not text; is 'text' the text column (data.text)?"
+        f"row 2 (row 1 is the first record), column 'text': 12.5 is not text; is 'text' the text column (data.text)?: {DROP}"
     )
     path.write_text('[{"text": "a", "label": 0}, {"text": "b", "label": [1]}]')
     assert "row 2 (row 1 is the first record), column 'label': [1] is not a label" in complaint(files={"train": path})
     path.write_text('[{"text": "a", "label": 0}, {"label": 1}]')
-    assert complaint(files={"train": path}).endswith("row 2 (row 1 is the first record), column 'text': the text is empty")
+    assert complaint(files={"train": path}).endswith(f"row 2 (row 1 is the first record), column 'text': the text is empty: {DROP}")
+
+
+def test_all_that_is_wrong_with_all_tables_is_told_at_once(tmp_path: Path) -> None:
+    train = written(tmp_path, "train.csv", "text,label\na,x\n,y\nc,\nd,y,z\n  ,x\n")
+    validation = written(tmp_path, "validation.jsonl", '{"text": "e", "label": "z"}\n{"text": \n[]\n{"text": 5, "label": "x"}\n')
+    more = written(tmp_path, "more.tsv", "txt\na\n")
+    keys: dict[str, Any] = {"files": {"train": train, "validation": validation, "test": tmp_path / "no.csv"}, "unlabelled": more}
+    header, record = "(row 1 is the first below the header)", "(row 1 is the first record)"
+    assert complaint(**keys).splitlines() == [
+        f"data.files.train: {train}, line 5: more fields than the header's 2: quote texts that hold ',', and end no row with one",
+        f"data.files.validation: {validation}, line 2: not JSON: Expecting value",
+        f'data.files.validation: {validation}, line 3: not a JSON object, such as {{"text": "…", "label": "…"}}',
+        f"data.files.train: {train}: row 2 {header}, column 'text': the text is empty (and 1 more: row 5)",
+        f"data.files.validation: {validation}: row 4 {record}, column 'text': 5 is not text; is 'text' the text column (data.text)?",
+        f"data.files.train: {train}: row 3 {header}, column 'label': the label is missing",
+        f"data.files.test: {tmp_path / 'no.csv'}: no such file",
+        f"data.unlabelled: {more}: no column 'text' (data.text); columns: 'txt'. Did you mean 'txt'?",
+        f"data: {DROP}",
+    ]
+
+
+def test_many_bad_rows_are_a_few_numbers_and_many_kinds_a_few_lines(tmp_path: Path) -> None:
+    frame = rows(100)
+    frame.loc[9:, "text"] = ""
+    assert "the text is empty (and 90 more: rows 11, 12, 13, 14, …)" in complaint(files=three(tmp_path, train=frame))
+    path = written(tmp_path, "bad.csv", "text,label\na,x\nb,y\n,x\nc,\nd,y,z\n")
+    told = complaint(files=dict.fromkeys(("train", "validation", "test"), path), unlabelled=path).splitlines()
+    assert len(told) == 10
+    assert told[8:] == ["data: and 3 more problems", f"data: {DROP}"]
+
+
+def test_bad_rows_are_dropped_where_the_study_says_so_and_counted(tmp_path: Path) -> None:
+    train = rows(12, prefix="train")
+    train.loc[[2, 4], "text"] = ""
+    train.loc[4, "label"] = None
+    train.loc[7, "label"] = None
+    paths = three(tmp_path, train=train, validation=rows(6, ("bad", "ugly"), "v"))
+    loaded = splits.load(study(files=paths, bad_rows="drop"))
+    assert loaded.train.texts == [f"train {n}" for n in (0, 1, 3, 5, 6, 8, 9, 10, 11)]
+    assert loaded.train.labels.tolist() == [0, 1, 1, 1, 0, 0, 1, 0, 1]
+    assert loaded.validation.texts == ["v 0", "v 2", "v 4"]
+    assert loaded.bad_rows == {"train": 3, "validation": 3}
+    assert splits.load(study(files=three(tmp_path))).bad_rows == {}
+    only_bad = three(tmp_path, train=rows(6), validation=rows(6, ("ugly",), "v"))
+    assert complaint(files=only_bad, bad_rows="drop") == f"data.files.validation: {only_bad['validation']}: no usable row is left"
+
+
+def test_a_quotation_mark_astray_is_told_by_its_line_and_costs_its_row_alone(tmp_path: Path) -> None:
+    lines = [f"text {n},{'bad' if n % 2 else 'good'}" for n in range(30)]
+    lines[4] = f'"{lines[4]}'
+    others = files(tmp_path, validation=rows(2, prefix="v"), test=rows(2, prefix="t"))
+    swallowing = [*lines[:9], lines[9].replace(",", '",'), *lines[10:]]  # as if the text of row 5 ended in row 10
+    torn = [*lines[:9], f'"a, b"{lines[9]}', *lines[10:]]
+    for content, what in ((lines, "none closes it"), (swallowing, "closes rows below"), (torn, "the next one does not end it")):
+        path = written(tmp_path, "train.csv", "text,label\n" + "\n".join(content))
+        message = complaint(files={"train": path, **others})
+        assert message.startswith(f"data.files.train: {path}, line 6: a quotation mark opens a text here")
+        assert what in message
+    path = written(tmp_path, "train.csv", "text,label\n" + "\n".join(swallowing))
+    loaded = splits.load(study(files={"train": path, **others}, bad_rows="drop"))
+    assert loaded.train.texts == [f"text {n}" + '"' * (n == 9) for n in range(30) if n != 4]
+    assert loaded.bad_rows == {"train": 1}
+
+
+def test_texts_of_several_lines_are_no_swallowed_rows(tmp_path: Path) -> None:
+    frame = rows(6).assign(text=[f"Dear all, I am {n}\nfine, thanks\nyours, good" for n in range(6)])
+    assert splits.load(study(files=three(tmp_path, train=frame))).train.texts == frame["text"].tolist()
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_the_separator_is_the_one_that_gives_the_columns(tmp_path: Path, separator: str) -> None:
+    content = "".join(f"{text}{separator}{label}\n" for text, label in [("text", "label"), ("a, b", "x"), ("c", "y"), ("d, e, f", "x")])
+    paths = {
+        "train": written(tmp_path, "train.csv", content),
+        **files(tmp_path, validation=rows(2, ("x", "y"), "v"), test=rows(2, ("x", "y"), "t")),
+    }
+    assert splits.load(study(files=paths)).train.texts == ["a, b", "c", "d, e, f"]
+    assert "no column 'lable' (data.label); columns: 'text', 'label'. Did you mean 'label'?" in complaint(files=paths, label="lable")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_rows_end_as_the_header_does(tmp_path: Path, end: str) -> None:
+    carriage = "a\rb" if end == "\n" else '"a\rb"'  # unquoted, as pandas writes it
+    content = end.join(["text,label", f"{carriage},x", '"c\nd",y', ""])
+    paths = {
+        "train": written(tmp_path, "train.csv", content),
+        **files(tmp_path, validation=rows(2, ("x", "y"), "v"), test=rows(2, ("x", "y"), "t")),
+    }
+    assert splits.load(study(files=paths)).train.texts == ["a\rb", "c\nd"]
+
+
+def test_files_that_were_joined_end_to_end(tmp_path: Path) -> None:
+    part = "\ufefftext,label\n{0},x\n{0}{0},y\n"
+    path = written(tmp_path, "train.csv", part.format("a") + part.format("b"))
+    others = files(tmp_path, validation=rows(2, ("x", "y"), "v"), test=rows(2, ("x", "y"), "t"))
+    assert "train.csv, line 4: the header again: delete this line" in complaint(files={"train": path, **others})
+    path = written(tmp_path, "train.jsonl", '\ufeff{"text": "a", "label": "x"}\n\ufeff{"text": "b", "label": "y"}\n')
+    assert splits.load(study(files={"train": path, **others})).train.texts == ["a", "b"]
+
+
+def test_half_a_character_is_refused_by_its_row(tmp_path: Path) -> None:
+    records = [{"text": f"text {n}" + " \ud83d" * (n == 1), "label": "xy"[n % 2] + "\udc4d" * (n == 2)} for n in range(4)]
+    path = written(tmp_path, "train.jsonl", "\n".join(map(json.dumps, records)))
+    told = complaint(files={"train": path, **files(tmp_path, validation=rows(2, ("x", "y"), "v"), test=rows(2, ("x", "y"), "t"))})
+    assert "row 2 (row 1 is the first record), column 'text': half a character (an emoji that was cut in two?)" in told
+    assert "row 3 (row 1 is the first record), column 'label': half a character" in told
+    assert json.dumps(records[3]) in path.read_text()
+
+
+def test_two_columns_of_the_name_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "train.csv", "text,label,text\na,x,b\n")
+    assert "train.csv: 2 columns are named 'text' (data.text): rename the others" in complaint(files={"train": path})
 
 
 def test_labels_that_cannot_be_learnt_are_refused(tmp_path: Path) -> None:
@@ -386,7 +530,7 @@ def test_labels_that_cannot_be_learnt_are_refused(tmp_path: Path) -> None:
     for role in ("validation", "test"):
         assert complaint(files=three(tmp_path, **{role: rows(6, ("bad", "ugly"), role)})).endswith(
             f"{role}.csv: row 2 (row 1 is the first below the header), column 'label': "
-            "the label 'ugly' is not in train, which has 'bad', 'good' (and 2 more)"
+            f"the label 'ugly' is not in train, which has 'bad', 'good' (and 2 more: rows 4, 6): {DROP}"
         )
     assert "row 2 (row 1 is the first below the header), column 'label': 0.5 is not a class" in complaint(
         files=three(tmp_path, train=rows(6, (0, 0.5)))

@@ -169,6 +169,7 @@ class DataConfig(_Section):
     text: Text = "text"
     text_pair: Text | None = None
     label: Text = "label"
+    bad_rows: Literal["refuse", "drop"] = "refuse"  # those without a text or a usable label, and lines that are no rows
     unlabelled: PathText | None = None  # a file, or imdb: sentences of the packaged reviews
     max_unlabelled: Annotated[int, Field(ge=1)] | None = None
     augment: Annotated[int, Field(ge=0, le=50)] = 0  # variants of each training text, labelled by the teacher alone

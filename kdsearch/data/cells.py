@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdsearch.tasks.columns import Columns, missing
+from kdsearch.tasks.columns import HALF, Columns, halved, missing
 
 
 def texts(source: Columns, key: str, column: str) -> list[str]:
@@ -13,4 +13,7 @@ def texts(source: Columns, key: str, column: str) -> list[str]:
     odd = [row for row, cell in enumerate(cells) if not isinstance(cell, str)]
     if odd:
         raise source.problem(odd, column, f"{cells[odd[0]]!r} is not text; is {column!r} the text column (data.{key})?")
+    half = [row for row, cell in enumerate(cells) if halved(cell)]
+    if half:
+        raise source.problem(half, column, HALF)
     return cells

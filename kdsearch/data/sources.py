@@ -10,8 +10,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from kdsearch.data import delimited
 from kdsearch.errors import EnvironmentProblem, InputError, did_you_mean
 from kdsearch.tasks.columns import Columns
 
@@ -25,16 +26,17 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|<br\s*/?>")
 _ROLE_NAMES = {"validation": ("validation", "dev", "valid", "val"), "test": ("test",)}
 
 
-def read_file(path: Path, key: str, wanted: Sequence[str]) -> Columns:
+def read_file(path: Path, key: str, wanted: Sequence[str], label: str | None = None) -> Columns:
     """Read a csv, tsv, json (array of records), jsonl or parquet file.
 
     Args:
         path: the file; its ending says what it is.
         key: the study's key that names it, for messages.
         wanted: columns to keep, those of them that there are.
+        label: the one of them that holds the labels.
 
     Raises:
-        InputError: the file is missing, empty, of another kind than its ending says, or broken; names the line.
+        InputError: the file is missing, empty, of another kind than its ending says, or broken as a whole; names the line.
     """
     where = f"{key}: {path}"
     ending = path.suffix.lower()
@@ -53,10 +55,10 @@ def read_file(path: Path, key: str, wanted: Sequence[str]) -> Columns:
     if ending == ".parquet":
         source = _parquet(raw, where, wanted)
     elif ending in (".csv", ".tsv"):
-        source = _separated(_text(raw, where, ending), where, "," if ending == ".csv" else "\t", wanted)
+        source = delimited.read(_text(raw, where, ending), where, ending, wanted, label)
     else:
         source = _records(_text(raw, where, ending), where, ending, wanted)
-    if source.rows == 0:
+    if source.rows == 0 and not source.broken:
         raise InputError(f"{where}: the file has no rows{', only a header' if source.available else ''}")
     return source
 
@@ -65,7 +67,7 @@ def _text(raw: bytes, where: str, ending: str) -> str:
     if b"\0" in raw:
         raise InputError(f"{where}: a binary file (or UTF-16 text), not {ending[1:]}: save it as {ending[1:]} in UTF-8")
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode().lstrip("\ufeff")
     except UnicodeDecodeError as problem:
         line = raw.count(b"\n", 0, problem.start) + 1
         raise InputError(
@@ -73,61 +75,24 @@ def _text(raw: bytes, where: str, ending: str) -> str:
         ) from None
 
 
-def _frame(frame: pd.DataFrame, where: str, row_one: str, wanted: Sequence[str], available: Sequence[str] | None = None) -> Columns:
-    names = tuple(map(str, available if available is not None else frame.columns))
-    columns = {name: frame[name].tolist() for name in wanted if name in frame.columns}
-    return Columns(where, row_one, names, columns, len(frame))
-
-
-def _separated(text: str, where: str, separator: str, wanted: Sequence[str]) -> Columns:
-    import csv
-    import io
-
-    import pandas as pd
-
-    def read(quoting: Literal[0, 3]) -> pd.DataFrame:
-        # every cell as the text it is: 'NA', 'null' and '007' are words to a text classifier
-        return pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, na_filter=False, quoting=quoting)
-
-    try:
-        try:
-            frame = read(csv.QUOTE_MINIMAL)
-        except pd.errors.ParserError:
-            if not _a_row_a_line(text, separator):
-                raise
-            frame = read(csv.QUOTE_NONE)
-        if _a_row_a_line(text, separator) > len(frame):
-            # a stray quote swallowed whole lines: this file's quotes are letters, as in GLUE's
-            frame = read(csv.QUOTE_NONE)
-    except pd.errors.EmptyDataError:
-        raise InputError(f"{where}: the file is empty (only blank lines)") from None
-    except pd.errors.ParserError as problem:
-        said = " ".join(str(problem).removeprefix("Error tokenizing data. C error: ").split())
-        raise InputError(f"{where}: {said}: quote texts that hold a separator, quote or line break") from problem
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise InputError(f"{where}: rows have more fields than the header: quote texts that hold {separator!r}, and end no row with one")
-    return _frame(frame, where, "the first below the header", wanted)
-
-
-def _a_row_a_line(text: str, separator: str) -> int:
-    """How many rows a file of tabs has if no row spans lines: 0 where it cannot be so, or where separators stand in texts (commas do)."""
-    counts = [line.count(separator) for line in text.split("\n") if line.strip()]
-    return len(counts) - 1 if separator == "\t" and len(set(counts)) == 1 else 0
-
-
 def _records(text: str, where: str, ending: str, wanted: Sequence[str]) -> Columns:
     # not through pandas, which would turn texts like '1e5' or '2024-01-01' into numbers and dates
+    broken: dict[str, list[int]] = {}
+    numbers = None
     if ending == ".jsonl":
-        records = []
-        for number, line in enumerate(text.split("\n"), start=1):
-            if not line.strip():
-                continue
+        records, numbers = [], []
+        stripped = [line.strip().lstrip("\ufeff") for line in text.split("\n")]  # of byte order marks where files were joined
+        for row, (number, line) in enumerate(((number, line) for number, line in enumerate(stripped, start=1) if line), start=1):
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except (ValueError, RecursionError) as problem:
-                raise InputError(f"{where}, line {number}: not JSON: {problem}") from problem
-            if not isinstance(records[-1], dict):
-                raise InputError(f'{where}, line {number}: not a JSON object, such as {{"text": "…", "label": "…"}}')
+                broken.setdefault(f"not JSON: {getattr(problem, 'msg', problem)}", []).append(number)
+                continue
+            if isinstance(record, dict):
+                records.append(record)
+                numbers.append(row)
+            else:
+                broken.setdefault('not a JSON object, such as {"text": "…", "label": "…"}', []).append(number)
     else:
         try:
             records = json.loads(text)
@@ -141,7 +106,7 @@ def _records(text: str, where: str, ending: str, wanted: Sequence[str]) -> Colum
                 raise InputError(f"{where}: row {number} (row 1 is {_RECORD}): not a JSON object")
     available = tuple(dict.fromkeys(key for record in records for key in record))
     columns = {name: [record.get(name) for record in records] for name in wanted if name in available}
-    return Columns(where, _RECORD, available, columns, len(records))
+    return Columns(where, _RECORD, available, columns, len(records), numbers=numbers, broken=broken)
 
 
 def _parquet(raw: bytes, where: str, wanted: Sequence[str]) -> Columns:
@@ -152,9 +117,9 @@ def _parquet(raw: bytes, where: str, wanted: Sequence[str]) -> Columns:
         table = pq.ParquetFile(pa.BufferReader(raw))
         available = table.schema_arrow.names
         frame = table.read(columns=[name for name in wanted if name in available])
-    except (pa.ArrowException, OSError) as problem:
+        columns = {name: frame.column(name).to_pylist() for name in frame.column_names}
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as problem:
         raise InputError(f"{where}: not a parquet file, or broken: {' '.join(str(problem).split())[:200]}") from problem
-    columns = {name: frame.column(name).to_pylist() for name in frame.column_names}
     return Columns(where, "the first of the table", tuple(available), columns, table.metadata.num_rows)
 
 
@@ -168,8 +133,8 @@ def read_preset(name: str, wanted: Sequence[str]) -> dict[str, Columns]:
         raise InputError(f"data.preset: no preset {name!r}.{did_you_mean(name, ('rotten_tomatoes',))}")
     where = f"data.preset: {name}"
     frame = _reviews(where, name)
-    source = _frame(frame[["text", "label"]], where, "its first", wanted)
-    return {"train": Columns(source.where, source.row_one, source.available, source.columns, source.rows, ("negative", "positive"))}
+    columns = {column: frame[column].tolist() for column in wanted if column in ("text", "label")}
+    return {"train": Columns(where, "its first", ("text", "label"), columns, len(frame), ("negative", "positive"))}
 
 
 def read_packaged(name: str, text: str) -> Columns:

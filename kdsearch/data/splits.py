@@ -6,8 +6,9 @@ The test rows are sealed: `load` counts them and lets go of them, `open_test` al
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ import numpy as np
 from kdsearch import tasks
 from kdsearch.config.schema import PACKAGED
 from kdsearch.data import cells, sources
+from kdsearch.data.faults import Faults
 from kdsearch.data.tokens import Table
 from kdsearch.errors import InputError
 from kdsearch.io.files import digest
@@ -24,6 +26,8 @@ from kdsearch.tasks.columns import Columns, missing
 
 if TYPE_CHECKING:
     from kdsearch.config.schema import StudyConfig
+
+REPEATED = 0.1  # of the training rows: if more repeat the text of another, validation and test are carved by text
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,15 @@ class Data:
     fingerprint: str  # of all rows as they were read, unlabelled ones too; whatever the split
     split_fingerprint: str  # of which labelled row is where, in order, the sealed ones included
     judged: frozenset[str] = frozenset()  # row_keys of the validation rows and of the sealed ones: never to be learnt from
+    bad_rows: dict[str, int] = field(default_factory=dict)  # role, as its file has it -> rows dropped because they cannot be used
 
 
 def load(config: StudyConfig) -> Data:
     """Read a study's rows and split them. The same files, seed and settings give the same rows in the same order.
 
     A missing validation or test is carved out of train by `data.split_seed`, stratified by class: 15 % of the rows each, but of large sets
-    only 1,250 rows or 5 %, whichever is more. Rows whose text (case and spacing aside) also stands in a later role of train, validation,
-    test are dropped, as is unlabelled text that stands in any of them.
+    only 1,250 rows or 5 %, whichever is more. Where more than a tenth of the rows repeat a text, each text counts once. Rows whose text (case
+    and spacing aside) also stands in a later role of train, validation, test are dropped, as is unlabelled text that stands in any of them.
 
     Raises:
         InputError: files, columns or rows are not what the study says; names key, file, column and row.
@@ -68,9 +73,9 @@ def open_test(config: StudyConfig) -> Table:
 
 
 def _read(config: StudyConfig) -> tuple[Data, Table]:
-    tables, unlabelled, names = _tables(config)
-    as_read = [*tables.values(), *([unlabelled] if unlabelled else [])]
-    fingerprint = digest(config.task, *names, *chain.from_iterable(_content(table) for table in as_read))
+    tables, names, bad_rows = _tables(config)
+    fingerprint = digest(config.task, *names, *chain.from_iterable(_content(table) for table in tables.values()))
+    unlabelled = tables.pop("unlabelled", None)
     carved = tuple(role for role in ("validation", "test") if role not in tables)
     if carved:
         tables = _carve(tables, carved, names, config)
@@ -115,6 +120,7 @@ def _read(config: StudyConfig) -> tuple[Data, Table]:
         fingerprint,
         digest(config.task, *names, *where),
         frozenset(judged),
+        bad_rows,
     )
     return data, test
 
@@ -123,11 +129,42 @@ def _content(table: Table) -> Iterable[bytes | str]:
     return chain(table.texts, table.pairs or (), (table.labels.tobytes(),))
 
 
-def _tables(config: StudyConfig) -> tuple[dict[str, Table], Table | None, tuple[str, ...]]:
-    """The rows as they stand in their files: role -> table for the labelled roles that there are, the unlabelled ones, the class names."""
+def _tables(config: StudyConfig) -> tuple[dict[str, Table], tuple[str, ...], dict[str, int]]:
+    """The rows as they stand in their files: role -> table, the unlabelled ones last; the class names; role -> rows that cannot be used."""
+    data, task, faults = config.data, tasks.of(config.task), Faults(config.data.bad_rows == "drop")
+    wanted = {key: name for key in ("text", "text_pair", "label") if (name := getattr(data, key)) is not None}
+    found = _sources(config, list(wanted.values()), faults)
+    faults.unreadable(found)
+    for role, source in found.items():
+        alone = {role: source}
+        for key, name in wanted.items():
+            if (role, key) == ("unlabelled", "label"):
+                continue
+            with faults.told():
+                source.column(key, name)
+            if key != "label":
+                faults.attempt(alone, partial(_texts, key=key, column=name))
+        found[role] = alone[role]
+    labelled = {role: source for role, source in found.items() if role != "unlabelled"}
+    read = faults.attempt(labelled, partial(task.read, column=data.label)) if "train" in labelled else None
+    faults.refuse()
+    assert read is not None
+    names, labels = read
+    tables = {}
+    for role, source in (found | labelled).items():
+        pairs = None if data.text_pair is None else source.columns[data.text_pair]
+        tables[role] = Table(source.columns[data.text], pairs, labels[role] if role in labels else task.unlabelled(source.rows))
+    return tables, names, dict(faults.dropped)
+
+
+def _texts(found: Mapping[str, Columns], key: str, column: str) -> list[str]:
+    (source,) = found.values()
+    return cells.texts(source, key, column)
+
+
+def _sources(config: StudyConfig, wanted: Sequence[str], faults: Faults) -> dict[str, Columns]:
+    """What can be read of a study's tables: role -> columns, the unlabelled ones last."""
     data = config.data
-    text_keys = ["text"] if data.text_pair is None else ["text", "text_pair"]
-    wanted = [*(getattr(data, key) for key in text_keys), data.label]
     if data.preset is not None:
         found = sources.read_preset(data.preset, wanted)
     elif data.hub is not None:
@@ -135,29 +172,21 @@ def _tables(config: StudyConfig) -> tuple[dict[str, Table], Table | None, tuple[
         found = {role: source for role, source in found.items() if role == "train" or not _without_labels(source, data.label)}
     else:
         assert data.files is not None
-        paths = {"train": data.files.train, "validation": data.files.validation, "test": data.files.test}
-        found = {role: sources.read_file(Path(path), f"data.files.{role}", wanted) for role, path in paths.items() if path is not None}
-    more = _unlabelled(config, wanted[:-1])
-
-    texts = {role: [cells.texts(source, key, getattr(data, key)) for key in text_keys] for role, source in found.items()}
-    task = tasks.of(config.task)
-    names, labels = task.read(found, data.label)
-    tables = {role: Table(columns[0], columns[1] if len(columns) > 1 else None, labels[role]) for role, columns in texts.items()}
-    if more is None:
-        return tables, None, names
-    columns = [cells.texts(more, key, getattr(data, key)) for key in text_keys]
-    return tables, Table(columns[0], columns[1] if len(columns) > 1 else None, task.unlabelled(more.rows)), names
-
-
-def _unlabelled(config: StudyConfig, wanted: Sequence[str]) -> Columns | None:
-    data = config.data
-    if data.unlabelled is None:
-        return None
-    if data.unlabelled not in PACKAGED:
-        return sources.read_file(Path(data.unlabelled), "data.unlabelled", wanted)
-    if data.text_pair is not None:
-        raise InputError(f"data.unlabelled: {data.unlabelled} has single texts, and data.text_pair asks for pairs: give a file of pairs")
-    return sources.read_packaged(data.unlabelled, data.text)
+        found = {}
+        for role in ("train", "validation", "test"):
+            if (path := getattr(data.files, role)) is not None:
+                with faults.told():
+                    found[role] = sources.read_file(Path(path), f"data.files.{role}", wanted, data.label)
+    if data.unlabelled in PACKAGED:
+        if data.text_pair is not None:
+            raise InputError(
+                f"data.unlabelled: {data.unlabelled} has single texts, and data.text_pair asks for pairs: give a file of pairs"
+            )
+        found["unlabelled"] = sources.read_packaged(data.unlabelled, data.text)
+    elif data.unlabelled is not None:
+        with faults.told():
+            found["unlabelled"] = sources.read_file(Path(data.unlabelled), "data.unlabelled", wanted[:-1])
+    return found
 
 
 def _without_labels(source: Columns, label: str) -> bool:
@@ -174,26 +203,36 @@ def _carve(tables: dict[str, Table], roles: Sequence[str], names: tuple[str, ...
     from sklearn.model_selection import train_test_split
 
     train = tables["train"]
-    size = _carved_rows(len(train), len(names))
+    left = _once(train)
+    size = _carved_rows(len(left), len(names))
     wanted = " and ".join(roles)
-    if len(train) - size * len(roles) < size:
+    if len(left) - size * len(roles) < size:
         raise InputError(
-            f"data: {len(train)} rows are too few to carve {wanted} out of train: give these as files of their own, or more rows"
+            f"data: {len(left)} {'rows' if len(left) == len(train) else 'different texts'} are too few to carve {wanted} out of train: "
+            "give these as files of their own, or more rows"
         )
     for number, name in enumerate(names):
-        count = int((train.labels == number).sum())
+        count = int((train.labels[left] == number).sum())
         if 0 < count <= len(roles):
             raise InputError(f"data: the label {name!r} has only {count} row{'s'[: count > 1]}: too few to carve {wanted} out of train")
-    left, carved = np.arange(len(train)), {}
+    carved: dict[str, np.ndarray] = {}
     for role in reversed(roles):
         strata = tasks.of(config.task).strata(train.labels[left])
         if strata is not None and np.unique(strata, return_counts=True)[1].min() < 2:
             raise InputError(f"data: some labels have too few rows to carve {wanted} out of train: give these as files of their own")
         left, taken = train_test_split(left, test_size=size, random_state=config.data.split_seed, stratify=strata)
-        carved[role] = train.rows(np.sort(taken))
-    rest = train.rows(np.sort(left))
+        carved[role] = np.sort(taken)
+    rest = train.rows(np.setdiff1d(np.arange(len(train)), np.concatenate(list(carved.values()))))
     _refuse_lost_classes(train, rest, names, f"data: carving {wanted}")
-    return {**tables, **carved, "train": rest}
+    return {**tables, **{role: train.rows(taken) for role, taken in carved.items()}, "train": rest}
+
+
+def _once(train: Table) -> np.ndarray:
+    """The rows to carve from. Where many texts stand in several rows, each in its first one: copies on both sides would all be dropped again."""
+    first: dict[str, int] = {}
+    for row, key in enumerate(row_keys(train)):
+        first.setdefault(key, row)
+    return np.array(list(first.values())) if len(first) < (1 - REPEATED) * len(train) else np.arange(len(train))
 
 
 def _refuse_lost_classes(before: Table, after: Table, names: tuple[str, ...], cause: str) -> None:

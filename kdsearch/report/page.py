@@ -11,10 +11,10 @@ from typing import Any
 
 import jinja2
 import numpy as np
-import yaml
 from markupsafe import Markup
 
 from kdsearch import tasks
+from kdsearch.config import yamlfile
 from kdsearch.hpo.importance import LEAST, importances
 from kdsearch.io import text
 from kdsearch.io.text import clock, compact, times
@@ -120,7 +120,7 @@ def context(facts: Facts) -> dict[str, Any]:
         "simplest": _simplest(facts),
         "guess": tasks.of(facts.study["task"]).simplest,
         "commands": commands(facts),
-        "study_file": yaml.safe_dump(dict(facts.study), sort_keys=False, allow_unicode=True),
+        "study_file": yamlfile.dump(dict(facts.study)),
         "payload": payload(facts),
     }
 

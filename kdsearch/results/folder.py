@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from kdsearch.config import study_file
+from kdsearch.config import study_file, yamlfile
 from kdsearch.config.schema import StudyConfig
 from kdsearch.errors import InputError, StateError
 from kdsearch.io import files
@@ -202,7 +200,7 @@ class StudyFolder:
                 )
 
     def write_study(self, config: StudyConfig) -> None:
-        files.replace_file(self.study_file, yaml.safe_dump(study_file.resolved(config), sort_keys=False, allow_unicode=True))
+        files.replace_file(self.study_file, yamlfile.dump(study_file.resolved(config)))
 
     def origin(self, config: StudyConfig) -> str:
         """Where relative paths of the study start, as seen from this folder."""

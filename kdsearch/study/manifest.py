@@ -77,6 +77,7 @@ def manifest(known: Known, teachers: tuple[Teacher, ...], prepared: Assets, cach
             },
             "carved": list(rows.carved),
             "dropped": dict(rows.dropped),
+            "bad_rows": dict(rows.bad_rows),
             "labels": list(rows.labels),
         },
         "teacher": {**whole, "test": None},

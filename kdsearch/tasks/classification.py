@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 UNLABELLED = -100
-_DECIMAL = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
+_DECIMAL = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_CODE = re.compile(r"[-+]?0[0-9].*|.*[eE].*")  # '007' and '1e3' are not how anybody counts classes: names, as they are written
 
 
 class Classification(Task):
@@ -160,6 +161,8 @@ def classes(found: dict[str, Columns], column: str) -> tuple[tuple[str, ...], di
         if broken:
             what = f"{written['train'][broken[0]]} is not a class: whole numbers or names are; for decimal labels set task: regression"
             raise train.problem(broken, column, what)
+        numeric = not any(_CODE.fullmatch(name) for name in written["train"])
+    if numeric:
         written = {role: [name if (whole := _whole(name)) is None else whole for name in column_] for role, column_ in written.items()}
     there = set(written["train"])
     if len(there) < 2:
@@ -190,8 +193,8 @@ def _class_names(source: Columns, column: str) -> list[str]:
 
 def _whole(name: str) -> str | None:
     """'1.0' and '+1' as '1'; None for what is not a whole number."""
-    if re.fullmatch(r"[-+]?\d+", name):
-        return str(int(name))
+    if whole := re.fullmatch(r"([-+]?[0-9]+)(\.0*)?", name):
+        return str(int(whole[1]))
     if _DECIMAL.fullmatch(name) and float(name).is_integer():
         return str(int(float(name)))
     return None

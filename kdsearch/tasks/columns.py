@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kdsearch.errors import InputError, did_you_mean
+
+_TOLD = 4  # rows that a complaint names beside its first
+HALF = "half a character (an emoji that was cut in two?)"
+_HALF = re.compile(r"[\ud800-\udfff]")
+
+
+class BadRows(InputError):
+    """Rows that cannot be used, all for one reason; the others of their table still may be."""
+
+    def __init__(self, message: str, source: Columns, rows: Sequence[int]) -> None:
+        super().__init__(message)
+        self.source, self.rows = source, rows  # rows: counted from 0
 
 
 @dataclass(frozen=True)
@@ -20,6 +33,8 @@ class Columns:
     columns: dict[str, list[Any]]  # the wanted ones among them
     rows: int
     names: tuple[str, ...] | None = None  # class names, where the table has them: its labels are positions in them
+    numbers: Sequence[int] | None = None  # of each row, as the file counts it; None: 1, 2, 3, ...
+    broken: Mapping[str, list[int]] = field(default_factory=dict)  # what is wrong -> lines of the file that are no rows for it
 
     def column(self, key: str, name: str) -> list[Any]:
         """
@@ -29,14 +44,37 @@ class Columns:
         if name not in self.columns:
             near = did_you_mean(name, self.available) if self.available else ""
             there = ", ".join(map(repr, self.available[:20])) or "none"
-            near = near if "mean" in near else ""
+            near = near if "mean" in near else " Texts without labels go under data.unlabelled." if key == "label" else ""
             raise InputError(f"{self.where}: no column {name!r} (data.{key}); columns: {there}.{near}")
+        if self.available.count(name) > 1:
+            raise InputError(f"{self.where}: {self.available.count(name)} columns are named {name!r} (data.{key}): rename the others")
         return self.columns[name]
 
-    def problem(self, rows: Sequence[int], column: str, what: str) -> InputError:
+    def without(self, rows: Sequence[int]) -> Columns:
+        """The table without these rows, counted from 0; the others keep their numbers."""
+        left = sorted(set(range(self.rows)).difference(rows))
+        numbers = range(1, self.rows + 1) if self.numbers is None else self.numbers
+        columns = {name: [cells[row] for row in left] for name, cells in self.columns.items()}
+        return replace(self, columns=columns, rows=len(left), numbers=[numbers[row] for row in left])
+
+    def problem(self, rows: Sequence[int], column: str, what: str) -> BadRows:
         """The complaint about a column's cells, told at the first of rows (counted from 0)."""
-        more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
-        return InputError(f"{self.where}: row {rows[0] + 1} (row 1 is {self.row_one}), column {column!r}: {what}{more}")
+        first, *more = [row + 1 if self.numbers is None else self.numbers[row] for row in rows]
+        return BadRows(f"{self.where}: row {first} (row 1 is {self.row_one}), column {column!r}: {what}{_also('row', more)}", self, rows)
+
+    def unreadable(self) -> list[str]:
+        """The complaints about lines that are no rows, one of each kind."""
+        return [f"{self.where}, line {first}: {what}{_also('line', more)}" for what, (first, *more) in self.broken.items()]
+
+
+def _also(what: str, numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:_TOLD])) + (", …" if len(numbers) > _TOLD else "")
+    return f" (and {len(numbers)} more: {what}{'s'[: len(numbers) > 1]} {shown})" if numbers else ""
+
+
+def halved(cell: Any) -> bool:
+    """Text with half of a character, as of an emoji that was cut in two: no tokenizer or file takes it."""
+    return isinstance(cell, str) and _HALF.search(cell) is not None
 
 
 def missing(cell: Any) -> bool:
@@ -56,4 +94,7 @@ def labels(source: Columns, column: str) -> list[Any]:
     empty = [row for row, cell in enumerate(cells) if missing(cell)]
     if empty:
         raise source.problem(empty, column, "the label is missing")
+    half = [row for row, cell in enumerate(cells) if halved(cell)]
+    if half:
+        raise source.problem(half, column, HALF)
     return cells
