@@ -23,6 +23,7 @@ from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import State, TrialRecord
 from kdsearch.space.candidates import Candidate, Candidates
 from kdsearch.space.cost import Cost
+from kdsearch.space.knobs import Knob
 from kdsearch.space.spec import TrialSpec
 
 PATIENCE = 500  # proposals in a row that lead to nothing new before the sampler is set aside, and again before the search gives up
@@ -51,14 +52,20 @@ class OptunaDraw:
 
     trial: optuna.trial.Trial
 
-    def real(self, name: str, low: float, high: float, log: bool) -> float:
-        return self.trial.suggest_float(name, low, high, log=log)
+    def value(self, knob: Knob) -> Any:
+        if knob.kind == "choice":
+            return self.trial.suggest_categorical(knob.name, knob.options)
+        if knob.kind == "integer":
+            return self.trial.suggest_int(knob.name, int(knob.low), int(knob.high), log=knob.log)
+        return self.trial.suggest_float(knob.name, knob.low, knob.high, log=knob.log)
 
-    def integer(self, name: str, low: int, high: int, log: bool) -> int:
-        return self.trial.suggest_int(name, low, high, log=log)
 
-    def choice(self, name: str, options: Sequence[Any]) -> Any:
-        return self.trial.suggest_categorical(name, options)
+def _distribution(knob: Knob) -> BaseDistribution:
+    if knob.kind == "choice":
+        return CategoricalDistribution(knob.options)
+    if knob.kind == "integer":
+        return IntDistribution(int(knob.low), int(knob.high), log=knob.log)
+    return FloatDistribution(knob.low, knob.high, log=knob.log)
 
 
 @dataclass
@@ -68,26 +75,14 @@ class RecordedDraw:
     knobs: Mapping[str, Any]
     distributions: dict[str, BaseDistribution] = field(default_factory=dict)
 
-    def _again(self, name: str, distribution: FloatDistribution | IntDistribution | CategoricalDistribution) -> Any:
-        value = self.knobs.get(name)
-        if isinstance(distribution, CategoricalDistribution):
-            known = name in self.knobs and value in distribution.choices
-        else:
-            known = value is not None and distribution.low <= value <= distribution.high
-        if not known:
+    def value(self, knob: Knob) -> Any:
+        name, value, distribution = knob.name, self.knobs.get(knob.name), _distribution(knob)
+        known = value in knob.options if knob.kind == "choice" else value is not None and knob.low <= value <= knob.high
+        if name not in self.knobs or not known:
             had = f"knob {name} had {value!r}, which is not in {distribution}"
             raise StateError(had if name in self.knobs else f"it had no knob {name}")
         self.distributions[name] = distribution
         return value
-
-    def real(self, name: str, low: float, high: float, log: bool) -> float:
-        return float(self._again(name, FloatDistribution(low, high, log=log)))
-
-    def integer(self, name: str, low: int, high: int, log: bool) -> int:
-        return int(self._again(name, IntDistribution(low, high, log=log)))
-
-    def choice(self, name: str, options: Sequence[Any]) -> Any:
-        return self._again(name, CategoricalDistribution(options))
 
 
 def distributions(space: Candidates, knobs: Mapping[str, Any], what: str) -> dict[str, BaseDistribution]:

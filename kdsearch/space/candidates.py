@@ -14,7 +14,7 @@ from kdsearch.errors import InputError, KdsearchError, PluginError
 from kdsearch.io.files import digest
 from kdsearch.registry.classes import dump
 from kdsearch.registry.registry import Plugins
-from kdsearch.space.knobs import OPT_IN, CornerDraw, Draw, Knobs, RandomDraw, global_knob
+from kdsearch.space.knobs import OPT_IN, CornerDraw, Draw, Knob, Knobs, RandomDraw, global_knob
 from kdsearch.space.spec import TrialSpec
 
 FAMILY, STRATEGY = "family", "strategy"  # the names of the two categoricals
@@ -41,20 +41,10 @@ class _Noted:
     draw: Draw
     values: dict[str, Any] = field(default_factory=dict)
 
-    def real(self, name: str, low: float, high: float, log: bool) -> float:
-        if name not in self.values:
-            self.values[name] = self.draw.real(name, low, high, log)
-        return float(self.values[name])
-
-    def integer(self, name: str, low: int, high: int, log: bool) -> int:
-        if name not in self.values:
-            self.values[name] = self.draw.integer(name, low, high, log)
-        return int(self.values[name])
-
-    def choice(self, name: str, options: Sequence[Any]) -> Any:
-        if name not in self.values:
-            self.values[name] = self.draw.choice(name, options)
-        return self.values[name]
+    def value(self, knob: Knob) -> Any:
+        if knob.name not in self.values:
+            self.values[knob.name] = self.draw.value(knob)
+        return self.values[knob.name]
 
 
 @dataclass
@@ -72,18 +62,9 @@ class Sized:
     share: float
     preset: Mapping[str, Any] = field(default_factory=dict)
 
-    def _corner(self, name: str) -> CornerDraw:
+    def value(self, knob: Knob) -> Any:
         values = {**self.preset, FAMILY: self.family, STRATEGY: self.strategy}
-        return CornerDraw(self.share if name.startswith(f"{self.family}.") else 0.5, values)
-
-    def real(self, name: str, low: float, high: float, log: bool) -> float:
-        return self._corner(name).real(name, low, high, log)
-
-    def integer(self, name: str, low: int, high: int, log: bool) -> int:
-        return self._corner(name).integer(name, low, high, log)
-
-    def choice(self, name: str, options: Sequence[Any]) -> Any:
-        return self._corner(name).choice(name, options)
+        return CornerDraw(self.share if knob.name.startswith(f"{self.family}.") else 0.5, values).value(knob)
 
 
 @dataclass
@@ -93,8 +74,8 @@ class Paired(RandomDraw):
     family: str
     strategy: str
 
-    def choice(self, name: str, options: Sequence[Any]) -> Any:
-        return {FAMILY: self.family, STRATEGY: self.strategy}.get(name) or super().choice(name, options)
+    def value(self, knob: Knob) -> Any:
+        return {FAMILY: self.family, STRATEGY: self.strategy}.get(knob.name) or super().value(knob)
 
 
 class Candidates:
@@ -276,4 +257,4 @@ def _shown(info: ModelInfo, teacher: ModelInfo) -> ModelInfo:
 
 
 def _one_of(draw: Draw, name: str, options: tuple[str, ...]) -> str:
-    return options[0] if len(options) == 1 else str(draw.choice(name, options))
+    return options[0] if len(options) == 1 else str(draw.value(Knob(name, "choice", options=options)))

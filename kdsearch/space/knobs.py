@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,13 +39,20 @@ class Knob:
             return " | ".join(str(option) for option in self.options)
         return f"{self.low:g} .. {self.high:g}{' log' if self.log else ''} ({self.kind})"
 
+    def number(self, value: float) -> float:
+        """The value of a range that is nearest to this one; whole where the knob is."""
+        nearest = min(self.high, max(self.low, value))
+        return float(nearest) if self.kind == "real" else round(nearest)
+
+    def at(self, share: float) -> float:
+        """The value at this share of a range: 0 is the low end, 1 the high end."""
+        return self.number(self.low * (self.high / self.low) ** share if self.log else self.low + (self.high - self.low) * share)
+
 
 class Draw(Protocol):
     """Where values come from."""
 
-    def real(self, name: str, low: float, high: float, log: bool) -> float: ...
-    def integer(self, name: str, low: int, high: int, log: bool) -> int: ...
-    def choice(self, name: str, options: Sequence[Any]) -> Any: ...
+    def value(self, knob: Knob) -> Any: ...
 
 
 @dataclass
@@ -54,18 +61,14 @@ class RandomDraw:
 
     rng: np.random.Generator
 
-    def real(self, name: str, low: float, high: float, log: bool) -> float:
-        if log:
-            return float(math.exp(self.rng.uniform(math.log(low), math.log(high))))
-        return float(self.rng.uniform(low, high))
-
-    def integer(self, name: str, low: int, high: int, log: bool) -> int:
-        if log:
-            return min(high, max(low, round(math.exp(self.rng.uniform(math.log(low), math.log(high))))))
-        return int(self.rng.integers(low, high + 1))
-
-    def choice(self, name: str, options: Sequence[Any]) -> Any:
-        return options[int(self.rng.integers(len(options)))]
+    def value(self, knob: Knob) -> Any:
+        if knob.kind == "choice":
+            return knob.options[int(self.rng.integers(len(knob.options)))]
+        if knob.log:
+            return knob.number(math.exp(self.rng.uniform(math.log(knob.low), math.log(knob.high))))
+        if knob.kind == "integer":
+            return int(self.rng.integers(int(knob.low), int(knob.high) + 1))
+        return float(self.rng.uniform(knob.low, knob.high))
 
 
 @dataclass
@@ -75,23 +78,13 @@ class CornerDraw:
     share: float
     preset: Mapping[str, Any] = field(default_factory=dict)
 
-    def real(self, name: str, low: float, high: float, log: bool) -> float:
-        wanted = self.preset.get(name)
-        if isinstance(wanted, int | float):
-            return min(high, max(low, float(wanted)))
-        if log:
-            return float(low * (high / low) ** self.share)
-        return float(low + (high - low) * self.share)
-
-    def integer(self, name: str, low: int, high: int, log: bool) -> int:
-        wanted = self.preset.get(name)
-        if isinstance(wanted, int):
-            return min(high, max(low, wanted))
-        return min(high, max(low, round(self.real(name, low, high, log))))
-
-    def choice(self, name: str, options: Sequence[Any]) -> Any:
-        wanted = self.preset.get(name, options[0])
-        return wanted if wanted in options else options[min(len(options) - 1, int(self.share * len(options)))]
+    def value(self, knob: Knob) -> Any:
+        wanted = self.preset.get(knob.name)
+        if knob.kind == "choice":
+            wanted = self.preset.get(knob.name, knob.options[0])
+            last = len(knob.options) - 1
+            return wanted if wanted in knob.options else knob.options[min(last, int(self.share * len(knob.options)))]
+        return knob.number(wanted) if isinstance(wanted, int | float) else knob.at(self.share)
 
 
 class Knobs:
@@ -116,25 +109,20 @@ class Knobs:
                 raise InputError(f"space.knobs.{name}: no knob of that name in this study.{did_you_mean(name, self.declared)}")
 
     def real(self, draw: Draw, name: str, low: float, high: float, log: bool) -> float:
-        if not (math.isfinite(low) and math.isfinite(high) and low <= high) or (log and low <= 0):
-            raise PluginError(f"knob {name}: the range {low!r} .. {high!r}{' log' if log else ''} is not one")
-        override = self.overrides.get(name)
-        if override is None:
-            self.declared.setdefault(name, Knob(name, "real", low, high, log))
-            return draw.real(name, low, high, log)
-        return float(self._numeric(draw, name, low, high, log, override, "real"))
+        return float(self._numeric(draw, Knob(name, "real", low, high, log)))
 
     def integer(self, draw: Draw, name: str, low: int, high: int, log: bool) -> int:
-        if low > high or (log and low <= 0):
-            raise PluginError(f"knob {name}: the range {low!r} .. {high!r}{' log' if log else ''} is not one")
-        override = self.overrides.get(name)
-        if override is None:
-            self.declared.setdefault(name, Knob(name, "integer", low, high, log))
-            return draw.integer(name, low, high, log)
-        return int(self._numeric(draw, name, low, high, log, override, "integer"))
+        return int(self._numeric(draw, Knob(name, "integer", low, high, log)))
 
-    def _numeric(self, draw: Draw, name: str, low: float, high: float, log: bool, override: Any, kind: str) -> float:
-        where = f"space.knobs.{name}"
+    def _numeric(self, draw: Draw, knob: Knob) -> float:
+        name, low, high, kind, where = knob.name, knob.low, knob.high, knob.kind, f"space.knobs.{knob.name}"
+        if not (math.isfinite(low) and math.isfinite(high) and low <= high) or (knob.log and low <= 0):
+            raise PluginError(f"knob {name}: the range {low!r} .. {high!r}{' log' if knob.log else ''} is not one")
+        override = self.overrides.get(name)
+
+        def drawn(made: Knob) -> float:
+            self.declared.setdefault(name, made)
+            return float(draw.value(made))
 
         def checked(value: Any) -> float:
             if isinstance(value, bool) or not isinstance(value, int | float) or (kind == "integer" and value != int(value)):
@@ -143,10 +131,10 @@ class Knobs:
                 raise InputError(f"{where}: {value!r} is outside {low:g} .. {high:g}")
             return value
 
+        if override is None:
+            return drawn(knob)
         if isinstance(override, Mapping) and "choices" in override:
-            options = tuple(checked(value) for value in override["choices"])
-            self.declared.setdefault(name, Knob(name, "choice", options=options))
-            return float(draw.choice(name, options))
+            return drawn(Knob(name, "choice", options=tuple(checked(value) for value in override["choices"])))
         if isinstance(override, Mapping):
             wanted_low, wanted_high = override.get("min", low), override.get("max", high)
             new_low, new_high = max(low, wanted_low), min(high, wanted_high)
@@ -158,10 +146,7 @@ class Knobs:
                 new_low, new_high = math.ceil(new_low), math.floor(new_high)
                 if new_low > new_high:
                     raise InputError(f"{where}: no whole number in {wanted_low!r} .. {wanted_high!r}")
-                self.declared.setdefault(name, Knob(name, kind, new_low, new_high, log))
-                return draw.integer(name, new_low, new_high, log)
-            self.declared.setdefault(name, Knob(name, kind, new_low, new_high, log))
-            return draw.real(name, new_low, new_high, log)
+            return drawn(replace(knob, low=new_low, high=new_high))
         value = checked(override)
         self.declared.setdefault(name, Knob(name, "fixed", options=(value,)))
         return value
@@ -187,7 +172,7 @@ class Knobs:
                 f"knob {name}: options changed from {list(before.options)} to {list(allowed)}: they may depend on the teacher, "
                 "not on another knob; use two knobs with names of their own"
             )
-        return allowed[0] if len(allowed) == 1 else draw.choice(name, allowed)
+        return allowed[0] if len(allowed) == 1 else draw.value(knob)
 
 
 class _PrefixedSpace(Space):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import unittest
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from kdsearch.errors import KdsearchError
-from kdsearch.space.knobs import RandomDraw
+from kdsearch.space.knobs import Knob, RandomDraw
 
 
 def require(condition: bool, message: str) -> None:
@@ -40,29 +40,14 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A knob as it was met: its kind and range, or its options."""
-
-    kind: str  # real | integer | choice
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    options: tuple[Any, ...] = ()
-
-    def at(self, share: float) -> Any:
-        """The value at this share of the range: 0 is the low end, 1 the high end."""
-        value = self.low * (self.high / self.low) ** share if self.log else self.low + (self.high - self.low) * share
-        return min(self.high, max(self.low, value)) if self.kind == "real" else round(value)
-
-    def others(self, value: Any) -> list[Any]:
-        """Values to try instead of this one."""
-        candidates = list(self.options) if self.kind == "choice" else [self.at(share) for share in (0.0, 0.4, 1.0)]
-        return [each for each in dict.fromkeys(candidates) if each != value]
+def others(knob: Knob, value: Any) -> list[Any]:
+    """Values to try instead of this one."""
+    candidates = list(knob.options) if knob.kind == "choice" else [knob.at(share) for share in (0.0, 0.4, 1.0)]
+    return [each for each in dict.fromkeys(candidates) if each != value]
 
 
 @dataclass
-class RecordedDraw:
+class GivenDraw:
     """Draws the given values, and for any other knob a value that depends on its name and the seed alone.
 
     So one knob can be varied with all else equal, even where another value of it brings further knobs.
@@ -71,29 +56,19 @@ class RecordedDraw:
     seed: int
     given: Mapping[str, Any] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)  # knob -> value that was drawn
-    met: dict[str, Drawn] = field(default_factory=dict)
+    met: dict[str, Knob] = field(default_factory=dict)
 
-    def _random(self, name: str) -> RandomDraw:
-        number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
-        return RandomDraw(np.random.default_rng((self.seed, number)))
-
-    def real(self, name: str, low: float, high: float, log: bool) -> float:
-        self.met[name] = Drawn("real", low, high, log)
-        self.values[name] = self.given[name] if name in self.given else self._random(name).real(name, low, high, log)
-        return float(self.values[name])
-
-    def integer(self, name: str, low: int, high: int, log: bool) -> int:
-        self.met[name] = Drawn("integer", low, high, log)
-        self.values[name] = self.given[name] if name in self.given else self._random(name).integer(name, low, high, log)
-        return int(self.values[name])
-
-    def choice(self, name: str, options: Sequence[Any]) -> Any:
-        self.met[name] = Drawn("choice", options=tuple(options))
-        self.values[name] = self.given[name] if name in self.given else self._random(name).choice(name, options)
-        return self.values[name]
+    def value(self, knob: Knob) -> Any:
+        self.met[knob.name] = knob
+        if knob.name in self.given:
+            self.values[knob.name] = self.given[knob.name]
+        else:
+            number = int.from_bytes(hashlib.blake2b(knob.name.encode(), digest_size=8).digest(), "little")
+            self.values[knob.name] = RandomDraw(np.random.default_rng((self.seed, number))).value(knob)
+        return self.values[knob.name]
 
 
-def options_left(draws: Iterable[RecordedDraw]) -> list[tuple[str, Any]]:
+def options_left(draws: Iterable[GivenDraw]) -> list[tuple[str, Any]]:
     """(knob, option) of every option that none of these draws took."""
     options: dict[str, list[Any]] = {}
     taken: dict[str, list[Any]] = {}

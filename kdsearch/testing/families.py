@@ -19,7 +19,7 @@ from kdsearch import tasks
 from kdsearch.api import Batch, Family, ModelInfo, Need, Outputs, Signal, UndeclaredSignal
 from kdsearch.registry.classes import construct, dump
 from kdsearch.space.knobs import CornerDraw, Knobs
-from kdsearch.testing.checks import RecordedDraw, options_left, require, seeded, skip
+from kdsearch.testing.checks import GivenDraw, options_left, require, seeded, skip
 from kdsearch.testing.tiny import eight_sentences, reordered, tiny_info, tiny_teacher
 
 _LOGITS = Need(Signal.LOGITS)
@@ -61,7 +61,7 @@ def _teachers() -> list[_Teacher]:
 @dataclass(frozen=True)
 class _Draw:
     family: Family
-    knobs: RecordedDraw
+    knobs: GivenDraw
 
 
 class FamilyContract:
@@ -84,7 +84,7 @@ class FamilyContract:
 
     def _drawn(self, teacher: _Teacher, seed: int, given: Mapping[str, Any] | None = None, knobs: Knobs | None = None) -> _Draw:
         cls = self.family
-        draw = RecordedDraw(seed, dict(given or {}))
+        draw = GivenDraw(seed, dict(given or {}))
         fields = cls.suggest((knobs or Knobs()).space(draw, cls.name), teacher.info)
         require(isinstance(fields, dict), f"suggest() returns {type(fields).__name__}, not the dict of an instance's fields")
         return _Draw(cls(**fields), draw)

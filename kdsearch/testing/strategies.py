@@ -18,7 +18,7 @@ from kdsearch.losses import mixture
 from kdsearch.registry.classes import construct, dump
 from kdsearch.space.knobs import Knobs
 from kdsearch.teacher.encoder import Encoder
-from kdsearch.testing.checks import RecordedDraw, close, options_left, require, seeded, skip
+from kdsearch.testing.checks import GivenDraw, close, options_left, others, require, seeded, skip
 from kdsearch.testing.tiny import eight_sentences, reordered, tiny_info, tiny_teacher, unlabelled
 
 _PROGRESS = (0.0, 0.5, 1.0)
@@ -69,7 +69,7 @@ class _Draw:
     """A strategy as the search may propose it, and the knobs it came from."""
 
     strategy: Strategy
-    knobs: RecordedDraw
+    knobs: GivenDraw
 
 
 class StrategyContract:
@@ -98,7 +98,7 @@ class StrategyContract:
 
     def _drawn(self, pair: _Pair, seed: int, given: Mapping[str, Any] | None = None, knobs: Knobs | None = None) -> _Draw:
         cls = self.strategy
-        draw = RecordedDraw(seed, dict(given or {}))
+        draw = GivenDraw(seed, dict(given or {}))
         fields = cls.suggest((knobs or Knobs()).space(draw, cls.name), pair.teacher_info, pair.student_info)
         require(isinstance(fields, dict), f"suggest() returns {type(fields).__name__}, not the dict of an instance's fields")
         return _Draw(cls(**fields), draw)
@@ -297,12 +297,12 @@ class StrategyContract:
         seen: set[str] = set()
         for pair in (_smaller(), _same_shape()):
             for draw in self._proposals(pair):
-                fresh = {name for name, knob in draw.knobs.met.items() if knob.others(draw.knobs.values[name])}
+                fresh = {name for name, knob in draw.knobs.met.items() if others(knob, draw.knobs.values[name])}
                 waiting |= fresh - seen
                 seen |= fresh
                 before = self._effect(draw.strategy, pair) if waiting & fresh else []
                 for name in sorted(waiting & fresh):
-                    for value in draw.knobs.met[name].others(draw.knobs.values[name]):
+                    for value in others(draw.knobs.met[name], draw.knobs.values[name]):
                         other = self._drawn(pair, draw.knobs.seed, {**draw.knobs.values, name: value}).strategy
                         after = self._effect(other, pair)
                         if not all(math.isclose(one, two, rel_tol=1e-5, abs_tol=1e-9) for one, two in zip(before, after, strict=True)):
