@@ -10,10 +10,11 @@ import numpy as np
 import torch
 import world
 
-from kdsearch.api import Batch, Outputs, Strategy
+from kdsearch.api import Batch, Outputs
 from kdsearch.space.spec import TrialSpec
 from kdsearch.student import trial
 from kdsearch.student.assets import Assets
+from kdsearch.student.build import Parts
 from kdsearch.student.teaching import Teaching
 from kdsearch.student.trial import _Trial
 from kdsearch.teacher.encoder import Encoder
@@ -26,8 +27,9 @@ SHARE = 0.25
 class Running(Teaching):
     """The teacher's answers, worked out at each step."""
 
-    def __init__(self, strategy: Strategy, assets: Assets, device: torch.device) -> None:
-        super().__init__(strategy, assets, device)
+    def __init__(self, parts: Parts) -> None:
+        assets, device = parts.assets, parts.device
+        super().__init__(parts.strategy, assets, parts.family.info(assets.info), device)
         self._teacher = Encoder(assets.teacher())
         self._texts = Rows(assets.learnt.tokens, assets.learnt.labels, pad=assets.pad, device=device)
 
@@ -38,10 +40,10 @@ class Running(Teaching):
 
 def running(spec: TrialSpec, assets: Assets) -> float:
     """Seconds of training."""
-    begun, device = time.monotonic(), torch.device("cpu")
-    own = _Trial(spec, assets, device)
-    own.teaching = Running(own.strategy, assets, device)
-    return own.run(lambda _: None, begun, None).seconds["training"]
+    begun = time.monotonic()
+    own = Parts(spec, assets, torch.device("cpu"))
+    own.teaching = Running(own)
+    return _Trial(own).run(lambda _: None, begun, None).seconds["training"]
 
 
 def run() -> list[dict[str, Any]]:

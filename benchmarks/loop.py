@@ -18,7 +18,7 @@ import world
 from kdsearch.api import Need, Signal
 from kdsearch.space.spec import TrialSpec
 from kdsearch.student import trial
-from kdsearch.student.trial import _Trial
+from kdsearch.student.build import Parts
 from kdsearch.training.loop import Rows, bucketed, groups, mixed
 
 TURNS = 5
@@ -28,7 +28,7 @@ SHARES = {"transformer": 0.25, "bilstm": 0.25, "mlp": 1.0}  # of an epoch: a sec
 def bare(spec: TrialSpec, *, whole: bool) -> float:
     """Seconds of the plain loop: no clipping, no schedule. whole: the whole word table is trained."""
     assets = world.prepared().assets
-    own = _Trial(spec, assets, torch.device("cpu"))
+    own = Parts(spec, assets, torch.device("cpu"))
     rows = own.rows
     if whole and own.table is not None:
         own.table.restore()

@@ -26,7 +26,7 @@ from kdsearch.api import Need, Signal
 from kdsearch.data.tokens import Tokens
 from kdsearch.space.spec import TrialSpec
 from kdsearch.student import trial
-from kdsearch.student.trial import _Trial
+from kdsearch.student.build import Parts
 from kdsearch.study.prepare import Prepared
 from kdsearch.teacher import signal_cache
 from kdsearch.training import predict
@@ -61,7 +61,7 @@ class Distilling(Trainer):  # type: ignore[misc]  # transformers leaves it untyp
 def stock(found: Prepared, spec: TrialSpec, *, bf16: bool = False) -> tuple[float, float]:
     """Seconds of `Trainer.train`, and the student's accuracy on validation."""
     assets = found.assets
-    own = _Trial(spec, assets, torch.device("cpu"))
+    own = Parts(spec, assets, torch.device("cpu"))
     if own.table is not None:
         own.table.restore()
     tokens = assets.learnt.tokens

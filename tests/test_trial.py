@@ -21,6 +21,7 @@ from kdsearch.registry import registry
 from kdsearch.space.spec import TrialSpec
 from kdsearch.student import trial
 from kdsearch.student.assets import Assets, Part
+from kdsearch.student.build import Parts
 from kdsearch.student.saved import load_student
 from kdsearch.student.trial import Report, TrialResult, run
 from kdsearch.testing import tiny_info, tiny_teacher
@@ -176,11 +177,11 @@ def test_a_pruned_vocabulary_trains_saves_and_loads(assets: Assets, tmp_path: Pa
 
 def test_unlabelled_text_is_learnt_from_through_the_teacher(assets: Assets) -> None:
     with_text = TrialSpec(**{**spec("logit").to_json(), "training": {"lr": 1e-2, "unlabelled": 1.0}})
-    one, more = trial._Trial(spec("logit"), assets, torch.device("cpu")), trial._Trial(with_text, assets, torch.device("cpu"))
-    assert (len(one.chosen), len(more.chosen)) == (256, 456)
+    chosen = [len(Parts(each, assets, torch.device("cpu")).chosen) for each in (spec("logit"), with_text)]
+    assert chosen == [256, 456]
     assert run(with_text, assets).status == "complete"
     control = TrialSpec(**{**spec("hard").to_json(), "training": {"lr": 1e-2, "unlabelled": 1.0}})
-    assert len(trial._Trial(control, assets, torch.device("cpu")).chosen) == 256
+    assert len(Parts(control, assets, torch.device("cpu")).chosen) == 256
 
 
 def test_patience_ends_training_after_that_share_without_a_better_score_and_keeps_the_best_weights(
@@ -193,7 +194,7 @@ def test_patience_ends_training_after_that_share_without_a_better_score_and_keep
     scores = iter([0.4, 0.9, 0.8, 0.7, 0.6, 0.9])
 
     def judged(trial_: trial._Trial) -> tuple[np.ndarray, dict[str, float]]:
-        logits = predict.predict(trial_.module, trial_.validation)
+        logits = predict.predict(trial_.parts.module, trial_.parts.validation)
         seen.append((len(seen) + 1, logits))
         return logits, {"accuracy": next(scores)}
 
@@ -216,7 +217,7 @@ def test_the_best_look_is_scored_again_in_full_precision_before_it_is_preferred_
     scores = iter([0.4, 0.9, 0.8, 0.7, 0.6, 0.5])  # look 2 had 0.9 in bfloat16, and has 0.5, less than the last weights' 0.6
 
     def judged(trial_: trial._Trial) -> tuple[np.ndarray, dict[str, float]]:
-        said.append(predict.predict(trial_.module, trial_.validation))
+        said.append(predict.predict(trial_.parts.module, trial_.parts.validation))
         return said[-1], {"accuracy": next(scores)}
 
     monkeypatch.setattr(trial._Trial, "_scores", judged)

@@ -10,20 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kdsearch import tasks
-from kdsearch.api import Family, Need, Signal, Strategy, TeacherRole
-from kdsearch.errors import InputError
 from kdsearch.io.text import first_line
-from kdsearch.registry.registry import Plugins
 from kdsearch.space.spec import TrialSpec
 from kdsearch.student import saved
 from kdsearch.student.assets import Assets
-from kdsearch.student.teaching import Teaching
-from kdsearch.training import compact_table, predict
-from kdsearch.training.loop import NotFinite, OutOfTime, Recipe, Rows, as_tensor, default_device, fit, groups, mixed, set_dropout
-from kdsearch.training.target_scaling import OWN, Rescalable, Unit, output_map
+from kdsearch.student.build import Parts, copied
+from kdsearch.training import predict
+from kdsearch.training.loop import NotFinite, OutOfTime, default_device, fit, groups, mixed
+from kdsearch.training.target_scaling import OWN
 
 RUNGS = (0.25, 0.5, 0.75)  # shares of the planned examples after which a trial shows its validation scores
 LOOKS = tuple(look / 20 for look in range(1, 21))  # shares after which a trial with patience looks at them itself; every rung is one
@@ -83,7 +79,7 @@ def run(
     try:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(spec.seed)
-            return _Trial(spec, assets, chosen).run(report, begun, deadline)
+            return _Trial(Parts(spec, assets, chosen)).run(report, begun, deadline)
     except NotFinite as problem:
         return _failed("not_finite", f"{problem}: a smaller lr (it was {spec.training.get('lr')}) or weight may help", begun)
     except OutOfTime:
@@ -112,138 +108,66 @@ class _Look:
     tuned: dict[str, Tensor] | None  # the teacher's copy beside it, in joint training
 
 
-def _copied(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
 class _Trial:
-    """The parts of one trial, put together."""
+    """One trial on its way."""
 
-    def __init__(self, spec: TrialSpec, assets: Assets, device: torch.device) -> None:
-        self.spec, self.assets, self.device = spec, assets, device
-        self.output: nn.Linear | Rescalable | None = None  # of a regression: where the labels' unit goes
-        self.task = tasks.of(assets.task)
-        plugins = Plugins.receive(assets.plugins)
-        self.family = plugins.family(spec.family, spec.family_config)
-        self.strategy: Strategy = plugins.strategy(spec.strategy, spec.strategy_config)
-        self.recipe = Recipe(epochs=spec.epochs, **spec.training)
-        if not self.task.probabilities and self.recipe.label_smoothing:
-            raise InputError(f"training.label_smoothing: a {assets.task} has no classes to spread a label over: leave it out")
-        info = self.family.info(assets.info)
-        self.vocabulary = None if info.vocab == assets.info.vocab else assets.vocabularies[info.vocab]
-        learnt, validation, pad = assets.learnt.tokens, assets.validation.tokens, assets.pad
-        if self.vocabulary is not None:
-            learnt, validation, pad = self.vocabulary.learnt, self.vocabulary.validation, self.vocabulary.pad
-        module = self.family.build(assets.info)
-        scaling = self.task.scaling(assets.learnt.labels[: assets.labelled])
-        fresh = {part: _copied(part) for part in module.modules() if scaling and isinstance(part, nn.Linear)}
-        self.chosen = self._chosen_rows()
-        if type(self.family).observe is not Family.observe:  # putting the text together takes a while, where it is long
-            read = learnt.rows(self.chosen)
-            self.family.observe(module, as_tensor(read.ids).long(), as_tensor(read.offsets), self._answers())
-        self.family.start_from(module, assets.teacher(self.vocabulary))
-        set_dropout(module, self.recipe.dropout)
-        self.table = compact_table.CompactTable.of(self.family.word_table(module), (learnt, validation), pad)
-        self.module = module.to(device)
-        extra = self.strategy.build(assets.info, info)
-        self.extra = None if extra is None else extra.to(device)
-        if self.table is not None:
-            learnt, validation, pad = self.table.tokens(learnt), self.table.tokens(validation), self.table.pad
-        self.validation = Rows(validation, assets.validation.labels, pad=pad, device=device)
-        self.unit = self._unit(scaling, fresh)
-        labels, smoothing = self.unit.standard(assets.learnt.labels), self.recipe.label_smoothing
-        self.rows = Rows(learnt, labels, pad=pad, device=device, label_smoothing=smoothing, task=assets.task)
-        self.student_needs = self.strategy.student_needs(assets.info, info)
-        self.teaching = Teaching(self.strategy, assets, info, device, self.unit)
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.unit = parts.unit  # what the student's answers are in now
         self.best: _Look | None = None
 
-    def _unit(self, scaling: tuple[float, float] | None, fresh: Mapping[nn.Linear, Mapping[str, Tensor]]) -> Unit:
-        """What the student learns in: of a regression standardised, where its output can be brought back into the labels' unit.
-
-        fresh: its linear maps as they were built.
-        """
-        if scaling is None:
-            return OWN
-        self.output = output_map(self.module, self.validation.batch(np.arange(min(8, len(self.validation)))))
-        if self.output is None:
-            return OWN
-        unit = Unit(*scaling)
-        if isinstance(self.output, nn.Linear) and self.output in fresh:
-            now, before = _copied(self.output), fresh[self.output]
-            if any(not torch.equal(now[name].cpu(), before[name]) for name in now):
-                unit.unfold(
-                    self.output
-                )  # the head was copied from the teacher and predicts unscaled labels; a fresh one predicts about 0, their mean
-        return unit
-
-    def _answers(self) -> Tensor:
-        """(N, C) of the chosen rows, as Family.observe gets them."""
-        assets = self.assets
-        if self.strategy.teacher is not TeacherRole.ABSENT:
-            logits = as_tensor(np.asarray(assets.learnt.signals[Need(Signal.LOGITS)])[self.chosen])
-            return self.task.targets(logits)
-        return self.task.targets_of_labels(as_tensor(assets.learnt.labels[self.chosen]), self.task.outputs(assets.labels))
-
-    def _chosen_rows(self) -> np.ndarray:
-        """The training rows, and of the unlabelled and augmented ones the shares that the recipe asks for."""
-        assets = self.assets
-        chosen = [np.arange(assets.labelled)]
-        if self.strategy.teacher is not TeacherRole.ABSENT:  # without a teacher, nobody says anything about them
-            first = assets.labelled
-            for count, share in ((assets.unlabelled, self.recipe.unlabelled), (assets.augmented, self.recipe.augmented)):
-                order = np.random.default_rng(count).permutation(count)  # the same for all: a larger share holds the smaller one
-                chosen.append(first + order[: round(share * count)])
-                first += count
-        return np.concatenate(chosen)
-
     def _parameter_groups(self) -> list[dict[str, object]]:
-        lr, decay = self.recipe.lr * self.family.lr_scale, self.recipe.weight_decay
-        found = groups(self.module, lr, decay, self.recipe.layer_decay)
-        if self.extra is not None:
-            found += groups(self.extra, lr, decay)
-        if self.teaching.tuned is not None:
-            found += groups(self.teaching.tuned, self.recipe.lr * self.strategy.teacher_tuning().lr_factor, decay)
+        parts, recipe = self.parts, self.parts.recipe
+        lr, decay = recipe.lr * parts.family.lr_scale, recipe.weight_decay
+        found = groups(parts.module, lr, decay, recipe.layer_decay)
+        if parts.extra is not None:
+            found += groups(parts.extra, lr, decay)
+        if parts.teaching.tuned is not None:
+            found += groups(parts.teaching.tuned, recipe.lr * parts.strategy.teacher_tuning().lr_factor, decay)
         return found
 
     def _step(self, places: np.ndarray, progress: float) -> dict[str, Tensor]:
-        rows = self.chosen[places]
-        batch = self.rows.batch(rows)
+        parts = self.parts
+        rows = parts.chosen[places]
+        batch = parts.rows.batch(rows)
         with self._precision():
-            answer = self.module(batch, self.student_needs)
-        teacher = self.teaching.outputs(rows, batch)
+            answer = parts.module(batch, parts.student_needs)
+        teacher = parts.teaching.outputs(rows, batch)
         # The loss in full precision: differences of near-equal probabilities are lost in bfloat16.
-        return self.strategy.loss(answer, teacher, batch, self.extra, progress)
+        return parts.strategy.loss(answer, teacher, batch, parts.extra, progress)
 
     def _precision(self) -> torch.autocast:
-        return mixed(self.device, self.device.type == "cuda" or self.family.bfloat16)
+        device = self.parts.device
+        return mixed(device, device.type == "cuda" or self.parts.family.bfloat16)
 
     def _scores(self) -> tuple[np.ndarray, dict[str, float]]:
-        logits = self.unit.own(predict.predict(self.module, self.validation))
+        logits = self.unit.own(predict.predict(self.parts.module, self.parts.validation))
         if not np.isfinite(logits).all():
             raise NotFinite("the student's answers on validation are not finite")
-        return logits, self.task.scores(logits, self.assets.validation.labels)
+        return logits, self.parts.task.scores(logits, self.parts.assets.validation.labels)
 
     def _improves(self, share: float, scores: Mapping[str, float]) -> bool:
         """Whether training is to go on; the weights of the best look are kept."""
-        score = scores[self.assets.quality]
+        score, patience = scores[self.parts.assets.quality], self.parts.recipe.patience
         if self.best is None or score > self.best.score:
             self.best = self._look(share, score)
-        assert self.recipe.patience is not None
-        return share - self.best.share < self.recipe.patience - 1e-9
+        assert patience is not None
+        return share - self.best.share < patience - 1e-9
 
     def _look(self, share: float, score: float) -> _Look:
-        tuned = self.teaching.tuned
-        return _Look(share, score, _copied(self.module), None if tuned is None else _copied(tuned))
+        tuned = self.parts.teaching.tuned
+        return _Look(share, score, copied(self.parts.module), None if tuned is None else copied(tuned))
 
     def _go_back(self, look: _Look) -> None:
-        self.module.load_state_dict(look.weights)
-        if self.teaching.tuned is not None and look.tuned is not None:
-            self.teaching.tuned.load_state_dict(look.tuned)
+        self.parts.module.load_state_dict(look.weights)
+        if self.parts.teaching.tuned is not None and look.tuned is not None:
+            self.parts.teaching.tuned.load_state_dict(look.tuned)
 
     def run(self, report: Callable[[Report], bool | None], begun: float, deadline: float | None) -> TrialResult:
         validation_seconds = 0.0
         stopped = False
-        patient = self.recipe.patience is not None
+        parts, quality = self.parts, self.parts.assets.quality
+        patient = parts.recipe.patience is not None
 
         def on_rung(passed: Sequence[float]) -> bool:
             nonlocal validation_seconds, stopped
@@ -257,14 +181,14 @@ class _Trial:
             return stopped or (patient and not self._improves(passed[-1], scores))
 
         parameter_groups = self._parameter_groups()
-        self.module.train()
+        parts.module.train()
         started = time.monotonic()
         history = fit(
             self._step,
             parameter_groups,
-            self.rows.lengths[self.chosen],
-            self.recipe,
-            seed=self.spec.seed,
+            parts.rows.lengths[parts.chosen],
+            parts.recipe,
+            seed=parts.spec.seed,
             rungs=LOOKS if patient else RUNGS,
             on_rung=on_rung,
             deadline=deadline,
@@ -273,27 +197,26 @@ class _Trial:
         at = time.monotonic()
         logits, scores = self._scores()
         if self.best is not None and not stopped:
-            last = self._look(1.0, scores[self.assets.quality])
+            last = self._look(1.0, scores[quality])
             self._go_back(self.best)
             best_logits, best_scores = self._scores()  # once more: the look was in the precision of a rung
-            if best_scores[self.assets.quality] > last.score:
+            if best_scores[quality] > last.score:
                 logits, scores = best_logits, best_scores
             else:
                 self._go_back(last)
-        drift = None if stopped else self.teaching.drift()
-        if self.output is not None and not stopped:
-            self.unit.fold(self.output)
+        drift = None if stopped else parts.teaching.drift()
+        if parts.output is not None and not stopped:
+            parts.unit.fold(parts.output)
             self.unit = OWN
             logits, scores = self._scores()  # to the last bit those of what is saved
         validation_seconds += time.monotonic() - at
         seconds = {"total": time.monotonic() - begun, "training": training_seconds, "validation": validation_seconds}
         if stopped:
             return TrialResult("stopped", scores=scores, seconds=seconds, history=history)
-        if self.table is not None:
-            self.table.restore()
-        params = sum(parameter.numel() for parameter in self.module.parameters())
-        record = {"spec": self.spec.to_json(), "params": params, "validation": scores}
-        tokenizer = self.assets.tokenizer if self.vocabulary is None else self.vocabulary.tokenizer
+        if parts.table is not None:
+            parts.table.restore()
+        params = sum(parameter.numel() for parameter in parts.module.parameters())
+        record = {"spec": parts.spec.to_json(), "params": params, "validation": scores}
         return TrialResult(
             "complete",
             scores=scores,
@@ -302,5 +225,5 @@ class _Trial:
             history=history,
             teacher_drift=drift,
             logits=logits,
-            files=saved.files(self.family, self.module, self.assets, tokenizer, record),
+            files=saved.files(parts.family, parts.module, parts.assets, parts.tokenizer, record),
         )
