@@ -12,9 +12,10 @@ import worlds
 
 from kdsearch.config import study_file
 from kdsearch.data import splits
-from kdsearch.data.augment import augment
+from kdsearch.data.augment import augment, refuse_unspaced
 from kdsearch.data.splits import row_keys
 from kdsearch.data.tokens import Table
+from kdsearch.errors import InputError
 from kdsearch.study import prepare
 
 LINES, LABELS = worlds.texts(50)
@@ -90,6 +91,13 @@ def test_words_are_replaced_by_the_nearest_of_the_teachers_embeddings() -> None:
 
     near = _neighbours(Table(lines, None, np.zeros(1, np.int64)), tokenizer, vectors)
     assert (near["apple"][0], near["pear"][0], near["stone"][0]) == ("pear", "apple", "cloud")
+
+
+def test_texts_without_blanks_between_words_are_refused() -> None:
+    labels = np.zeros(3, np.int64)
+    refuse_unspaced(Table(["one word", "refund", "Donaudampfschifffahrt ist ein langes Wort"], None, labels))
+    with pytest.raises(InputError, match=r"data.augment: it varies the words between blanks, .* \(14 characters from blank to blank\)"):
+        refuse_unspaced(Table(["这部电影真的非常好看我很喜欢", "一般般吧没有什么特别的地方啊", "short text"], None, labels))
 
 
 def test_pairs_stay_pairs() -> None:

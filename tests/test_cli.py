@@ -172,8 +172,9 @@ def test_a_dry_run_prints_the_space_and_leaves_nothing(
     (tmp_path / "study.yaml").write_text(json.dumps(study(world)))
     code, out, _ = call(capsys, monkeypatch, "search", "study.yaml", "--dry-run")
     assert code == 0
-    for expected in ("transformer.layers", "temperature", "strategy = joint", "params", "cache", "the search"):
+    for expected in ("transformer.layers", "temperature", "strategy = joint", "params", "cache", "the search", "classes", "long texts"):
         assert expected in out
+    assert len(out.splitlines()) < 60
     assert {path.name for path in tmp_path.iterdir()} == {"study.yaml"}
 
 

@@ -572,6 +572,27 @@ def test_exploration_tells_the_one_knob_that_decides_and_no_more_where_it_takes_
     assert (told["picky.shallow"], told["picky.small"]) == ("block.layers <= 2", "sometimes")
 
 
+def test_exploration_takes_no_chance_for_a_condition_and_many_numbers_for_a_range() -> None:
+    @dataclass(frozen=True)
+    class Wide(_Untrained):
+        name = "wide"
+        source = "a test"
+        count: int
+        deep: float | None
+        size: int
+
+        @classmethod
+        def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
+            count = space.integer("count", 0, 10**9)  # hardly ever drawn twice
+            deep = space.real("deep", 0.0, 1.0) if student.layers > 2 else None
+            return {"count": count, "deep": deep, "size": space.choice("size", (100, 200, 400, 800, 1600))}
+
+    plugins: Any = FakePlugins({"block": Block}, {"wide": Wide})
+    told = {line.name: line for line in explore(study(families=["block"], strategies=["wide"]), plugins, TEACHER).knobs}
+    assert told["wide.deep"].when == "block.layers >= 3"
+    assert told["wide.size"].values == "100 .. 1600 (5 choices)"
+
+
 def test_exploration_tells_what_the_limits_cost() -> None:
     found = explore(study(families=["block"], limits={"params": 1000}), PLUGINS, TEACHER)
     share = np.mean([each.params > 1000 for each in explore(study(families=["block"]), PLUGINS, TEACHER).candidates])

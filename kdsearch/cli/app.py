@@ -141,6 +141,8 @@ def teacher(study: StudyFile, sets: Sets = None) -> None:
 
     console = Console(stderr=True)
     known = prepare.inspect(wanted)
+    for note in known.survey.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
     with teacher_progress(console) as progress:
         prepared = prepare.prepare(known, progress)
     facts = prepared.manifest["teacher"]

@@ -12,11 +12,13 @@ from transformers import PreTrainedTokenizerFast
 from kdsearch import tasks
 from kdsearch.data.splits import row_key, row_keys
 from kdsearch.data.tokens import Table
+from kdsearch.errors import InputError
 
 MASKED, REPLACED = 0.1, 0.15  # of the words
 SPAN, GRAM = 0.25, 0.25  # of the texts: a span left out; only an n-gram kept
 NEIGHBOURS = 8
 LONGEST_GRAM = 5
+LONGEST_WORD = 12  # characters between blanks, in the median text: beyond, words are not divided by blanks
 
 
 def augment(
@@ -56,6 +58,19 @@ def augment(
                 texts.append(fresh)
                 pairs.append(other or "")
     return Table(texts, None if train.pairs is None else pairs, tasks.of(task).unlabelled(len(texts)))
+
+
+def refuse_unspaced(train: Table) -> None:
+    """
+    Raises:
+        InputError: the texts do not divide words by blanks, as Chinese, Japanese and Thai do not, so that hardly a word could be varied.
+    """
+    length = np.median([len(text) / max(1, len(text.split())) for text in _all_texts(train)])
+    if length > LONGEST_WORD:
+        raise InputError(
+            f"data.augment: it varies the words between blanks, and the training texts hardly have any ({length:.0f} characters from blank to "
+            "blank): leave it out, or give more texts under data.unlabelled"
+        )
 
 
 def _varied(text: str, near: dict[str, list[str]], mask: str, rng: np.random.Generator) -> str:

@@ -15,6 +15,8 @@ from kdsearch.space.candidates import FAMILY, STRATEGY, Candidate, Candidates, P
 from kdsearch.space.cost import Cost
 from kdsearch.space.knobs import Knob
 
+_FEW = 8  # values of a whole number by which a condition is told
+
 
 @dataclass(frozen=True)
 class KnobLine:
@@ -163,5 +165,7 @@ def _tell_apart(having: Sequence[Candidate], lacking: Sequence[Candidate]) -> st
                     return f"{name} >= {min(with_it)}"
                 if max(with_it) < min(without):
                     return f"{name} <= {max(with_it)}"
+                if len(set(with_it)) > _FEW:
+                    continue  # hardly a value was drawn twice: they differ by chance
             return f"{name} = {' | '.join(sorted(set(map(str, with_it))))}"
     return "sometimes"

@@ -35,6 +35,8 @@ class Knob:
     def __str__(self) -> str:
         if self.kind == "fixed":
             return f"{self.options[0]!r} (fixed)"
+        if self.kind == "choice" and len(self.options) > 4 and all(isinstance(option, int | float) for option in self.options):
+            return f"{min(self.options)} .. {max(self.options)} ({len(self.options)} choices)"
         if self.kind == "choice":
             return " | ".join(str(option) for option in self.options)
         return f"{self.low:g} .. {self.high:g}{' log' if self.log else ''} ({self.kind})"

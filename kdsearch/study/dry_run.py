@@ -29,6 +29,7 @@ from kdsearch.training.loop import Recipe, Rows, groups, mixed, steps_per_epoch
 
 SAMPLES = 6  # students that are really built and stepped, spread over the sizes
 STEPS = 2
+WIDTH = 240  # characters of what is no terminal: a knob a line
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,14 @@ def show(study: StudyConfig, console: Console) -> None:
     """Print the whole plan of a study. Trains nothing, writes nothing."""
     known = prepare.inspect(study)
     found = known.exploration
-    knobs = Table(title="knobs", title_justify="left", header_style="bold")
-    for name in ("knob", "range", "drawn when"):
-        knobs.add_column(name)
+    knobs = _table("knobs", "knob", "range", "drawn when")
     for line in found.knobs:
         knobs.add_row(line.name, line.values, line.when)
-    console.print(knobs)
-    pairs = Table(title="family and strategy", title_justify="left", header_style="bold")
-    for name in ("family", "strategy", "fits"):
-        pairs.add_column(name)
-    for pair in found.pairs:
-        pairs.add_row(pair.family, pair.strategy, "yes" if pair.fits else f"no: {pair.why}")
-    console.print(pairs)
-    for note in found.notes:
-        console.print(f"note: {note}", highlight=False)
+    pairs = _table("families", "family", "strategies that fit", "that do not")
+    for family in study.space.families:
+        own = [pair for pair in found.pairs if pair.family == family]
+        refused = [f"{pair.strategy} ({pair.why})" for pair in own if not pair.fits]
+        pairs.add_row(family, ", ".join(pair.strategy for pair in own if pair.fits), ", ".join(refused))
     limits = ", ".join(f"{name} <= {limit:,}" for name, limit in study.search.limits.items()) or "none"
     rows = known.data
     train, validation = known.learnt["train"], known.validation
@@ -68,11 +63,12 @@ def show(study: StudyConfig, console: Console) -> None:
         theirs = [*other.learnt.values(), *[other.learnt["train"]] * study.data.augment, other.validation]
         stored += signal_cache.bytes_needed([Need(Signal.LOGITS)], theirs, other.plan.info)
     guess = estimate(known, train, parts)
-    facts = Table(title=f"study {study.name}", title_justify="left", show_header=False)
+    facts = _table(f"study {study.name}", "", "")
     facts.add_row("rows", f"{len(train):,} train, {len(validation):,} validation, {rows.test_rows:,} test (sealed)")
-    for name, part in known.learnt.items():
-        if name != "train":
-            facts.add_row(name, f"{len(part):,}")
+    if "unlabelled" in known.learnt:
+        facts.add_row("unlabelled", f"{len(known.learnt['unlabelled']):,}")
+    for what, how in known.survey.lines:
+        facts.add_row(what, how)
     facts.add_row("students", f"{found.smallest:,} to {found.largest:,} params")
     facts.add_row("limits", f"{limits}; {found.over_limit:.0%} of random proposals are over one")
     facts.add_row(
@@ -83,8 +79,23 @@ def show(study: StudyConfig, console: Console) -> None:
     facts.add_row("teacher", f"about {clock(guess.teacher)}, nothing when it is in the cache")
     facts.add_row("a trial", f"about {clock(guess.trial)}")
     facts.add_row("the search", f"about {clock(guess.search)} for {study.search.trials} trials, without early stopping")
-    console.print(facts)
-    console.print("Time is estimated from a few steps on this machine as it is now; nothing was trained or written.", highlight=False)
+    if not console.is_terminal:
+        console.width = max(WIDTH, console.width)
+    for table in (knobs, pairs, facts):
+        console.print(table)
+        console.print()
+    for note in found.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    console.print(
+        "Time is estimated from a few steps on this machine as it is now; nothing was trained or written.", highlight=False, soft_wrap=True
+    )
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", show_header=any(columns), header_style="bold", box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name)
+    return table
 
 
 def estimate(known: Known, train: Tokens, parts: list[Tokens]) -> Estimate:

@@ -11,7 +11,8 @@ import numpy as np
 from kdsearch.api import ModelInfo, Need, Signal, TeacherRole
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits, vocabulary
-from kdsearch.data.augment import augment
+from kdsearch.data.augment import augment, refuse_unspaced
+from kdsearch.data.survey import survey
 from kdsearch.data.tokens import Table, joined, tokenise
 from kdsearch.data.vocabulary import Vocabulary
 from kdsearch.errors import InputError
@@ -42,6 +43,8 @@ def inspect(study: StudyConfig) -> Known:
     loaded = registry.load(study.space.families, study.space.strategies, study.plugins)
     _refuse_without_several(study, loaded)
     rows = splits.load(study)
+    if study.data.augment:
+        refuse_unspaced(rows.train)
     plan = resolve.inspect(study, rows)
     length = study.data.max_length
     tables = {"train": rows.train}
@@ -53,7 +56,8 @@ def inspect(study: StudyConfig) -> Known:
     info = replace(plan.info, vocabularies=vocabulary.sizes(pieces, minimum), teachers=len(study.teachers))
     explored = explore(study, loaded, info, price=lambda family: cost.price(family, info, length))
     validation = tokenise(rows.validation, plan.tokenizer, length)
-    return Known(study, loaded, rows, plan, tables, learnt, validation, pieces, info, explored, others)
+    like = survey(rows, plan.tokenizer, learnt["train"], length)
+    return Known(study, loaded, rows, like, plan, tables, learnt, validation, pieces, info, explored, others)
 
 
 def _refuse_without_several(study: StudyConfig, loaded: Plugins) -> None:
@@ -116,6 +120,8 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
     }
     scored = signal_cache.signals(found, known.validation, judged, told, max_length=length)
     notes = [note for one in teachers for note in one.notes]
+    if (made := len(texts.get("augmented", ()))) < (asked_for := study.data.augment * len(rows.train)) / 2:
+        notes.append(f"data.augment made {made:,} of {asked_for:,} variants: short texts, and words without neighbours, vary little")
     if wanted.live:
         asked = ", ".join(f"{need.signal} {need.layer}" for need in wanted.live)
         notes.append(f"not cached, the teacher runs in the trials that ask for them: {asked}")

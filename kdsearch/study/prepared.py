@@ -10,6 +10,7 @@ import numpy as np
 from kdsearch.api import Family, ModelInfo, Need, Signal
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data.splits import Data
+from kdsearch.data.survey import Survey
 from kdsearch.data.tokens import Table, Tokens, tokenise
 from kdsearch.io.progress import Progress
 from kdsearch.registry.registry import Plugins
@@ -30,6 +31,7 @@ class Known:
     config: StudyConfig
     plugins: Plugins
     data: Data
+    survey: Survey  # what these rows are like
     plan: resolve.Plan
     tables: dict[str, Table]  # what students learn from, by name: train, unlabelled, augmented
     learnt: dict[str, Tokens]  # the same in the teacher's pieces

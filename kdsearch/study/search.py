@@ -68,7 +68,7 @@ def search(
         if place.exists():
             held.enter_context(files.owned(place))
         known = prepare.inspect(wanted)
-        for note in known.exploration.notes:
+        for note in (*known.survey.notes, *known.exploration.notes):
             shown.print(f"note: {note}", highlight=False, soft_wrap=True)
         with teacher_progress(shown) as progress:
             prepared = prepare.prepare(known, progress)
