@@ -82,13 +82,13 @@ def entry_points() -> list[Source]:
 
 
 def listed(extra: Iterable[str]) -> list[Source]:
-    """The entries of a study's `plugins:`, a built-in's file or module as the built-in that it is.
+    """The entries of a study's `plugins:`, paths of .py files or names of modules; a built-in's is the built-in that it is.
 
     Raises:
         PluginError: a file is missing, or a name cannot be a plugin's.
     """
     own = {key: source for source in built_ins() for key in (source.locator, os.path.realpath(source.path or ""))}
-    return [own.get(source.locator, source) for source in map(named, extra)]
+    return [own.get(source.locator, source) for source in map(_named, extra)]
 
 
 def candidates(more: Iterable[Source] = ()) -> list[Source]:
@@ -96,12 +96,7 @@ def candidates(more: Iterable[Source] = ()) -> list[Source]:
     return list(dict.fromkeys([*built_ins(), *more, *entry_points()]))
 
 
-def named(entry: str) -> Source:
-    """The path of a .py file, or the name of a module that can be imported, as a study lists it.
-
-    Raises:
-        PluginError: the file is missing, or the name cannot be a plugin's.
-    """
+def _named(entry: str) -> Source:
     if entry.endswith(".py") or "/" in entry or os.sep in entry:
         path = Path(entry).expanduser()
         if path.is_dir():
@@ -124,7 +119,7 @@ def import_plugin(source: Source, text: str | None = None) -> tuple[object, str 
         text: the source text to run instead of what is found; the file need not be there.
 
     Returns:
-        The module, or the object that an entry point names; the source text that was executed, None where the importer cannot say.
+        The module, or the object that an entry point names; the text that was run, None where the importer cannot say.
 
     Raises:
         PluginError: it cannot be read or imported; the cause is chained.

@@ -67,7 +67,7 @@ def load_one(name_or_path: str | Path) -> Plugin:
     if not any(source.name == entry for source in found) and (
         isinstance(name_or_path, Path) or not entry.isidentifier() or importlib.util.find_spec(entry)
     ):
-        found = [discover.named(entry)]
+        found = discover.listed([entry])
         entry = found[0].name
     return Plugins().add(_the_one(entry, None, found))
 
