@@ -52,15 +52,10 @@ def check_name(name: str, where: str) -> None:
 
 
 def check_yielded(yielded: object, hook: str, where: str) -> Plugin:
-    """Whether a hook's value is a usable class.
-
-    Args:
-        yielded: what the hook yielded.
-        hook: the hook's name, which says which contract applies.
-        where: the plugin as the message names it.
+    """What a hook yielded, if it is a usable class.
 
     Raises:
-        PluginError: the first mistake found, with its fix.
+        PluginError: the first mistake found, with its fix; `where` is the plugin as the message names it.
     """
     base = HOOKS[hook]
     if isinstance(yielded, Strategy | Family):

@@ -135,10 +135,7 @@ class Plugins:
         self.loaded: dict[str, Loaded] = {}
 
     def add(self, source: Source, text: str | None = None) -> Plugin:
-        """Import one more plugin and check it; a broken one is not kept.
-
-        Args:
-            text: the source text to run instead of what is found.
+        """Import one more plugin, from its text where that is given, and check it; a broken one is not kept.
 
         Raises:
             PluginError: it is broken, or another one has its name.
