@@ -15,7 +15,8 @@ from kdsearch.hpo.study_run import StudyRun
 from kdsearch.results.front import Point, hypervolume, pareto
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import replay
-from kdsearch.student.trial import RUNGS, TrialResult
+from kdsearch.space.spec import RUNGS
+from kdsearch.student.trial import TrialResult
 from kdsearch.tasks.metrics import standard_error
 from kdsearch.testing import load_one
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from kdsearch.results.record import State, StudyState
-from kdsearch.student.trial import RUNGS
+from kdsearch.space.spec import RUNGS
 
 ETA = 3  # a student outside the best third is stopped; larger keeps fewer
 _ROUNDING = 1e-6  # a share is counted in examples: 0.2499999 is the rung at 0.25

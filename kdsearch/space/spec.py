@@ -8,6 +8,8 @@ from typing import Any
 
 from kdsearch.io import files
 
+RUNGS = (0.25, 0.5, 0.75)  # shares of the planned examples after which a trial shows its validation scores
+
 
 @dataclass(frozen=True)
 class TrialSpec:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kdsearch.io.text import first_line
-from kdsearch.space.spec import TrialSpec
+from kdsearch.space.spec import RUNGS, TrialSpec
 from kdsearch.student import saved
 from kdsearch.student.assets import Assets
 from kdsearch.student.build import Parts, copied
@@ -21,7 +21,6 @@ from kdsearch.training import predict
 from kdsearch.training.loop import NotFinite, OutOfTime, default_device, fit, groups, mixed
 from kdsearch.training.target_scaling import OWN
 
-RUNGS = (0.25, 0.5, 0.75)  # shares of the planned examples after which a trial shows its validation scores
 LOOKS = tuple(look / 20 for look in range(1, 21))  # shares after which a trial with patience looks at them itself; every rung is one
 
 
