@@ -295,7 +295,7 @@ def test_a_confirmation_end_to_end(folder: Path, in_process: list[TrialSpec]) ->
     runs = events(folder, "confirmed_run")
     assert len(runs) == len(in_process) == len({(each["hash"], each["seed"]) for each in runs})
     assert {each["seed"] for each in runs} == set(finalists.fresh_seeds(0, 2))
-    confirmed = {point["trial"]: point["confirmed"] for point in confirm_command.confirmed_points(document)}
+    confirmed = {point["trial"]: point["confirmed"] for point in front.confirmed_points(document)}
     assert any(block["control"] and block["gain"] for block in confirmed.values())
     names = [each["event"] for each in read_log(folder / "ledger.jsonl")]
     assert names.index("test_opened") > max(place for place, name in enumerate(names) if name == "confirmed_run")
@@ -383,7 +383,7 @@ def test_more_seeds_train_only_what_is_new_and_count_as_another_use(folder: Path
     assert before < after
     assert document["confirmation"]["test_used"] == 2
     assert "used 2 times in this study" in told
-    (point,) = confirm_command.confirmed_points(document)
+    (point,) = front.confirmed_points(document)
     assert point["confirmed"]["test"]["seeds"] == 3
     # the median run's folder is there, whichever seed it is, though the first use had cleared its files away
     assert load_student(folder / point["confirmed"]["student"]).record["confirmed"]["seed"] == point["confirmed"]["deployed"]["seed"]
@@ -392,7 +392,7 @@ def test_more_seeds_train_only_what_is_new_and_count_as_another_use(folder: Path
 def test_texts_are_written_only_when_asked_and_that_is_a_use_of_the_test(folder: Path, in_process: list[TrialSpec]) -> None:
     run(folder, top=1, seeds=1)
     document, _ = run(folder, top=1, seeds=1, texts=True)
-    (point,) = confirm_command.confirmed_points(document)
+    (point,) = front.confirmed_points(document)
     lines = json.loads((folder / "analysis" / f"{point['trial']}.json").read_text())["disagreements"]
     assert all(line["text"].startswith("w") for line in lines)
     assert document["confirmation"]["test_used"] == 2
@@ -408,7 +408,7 @@ def test_a_seed_that_fails_is_told_and_one_that_always_fails_is_no_finalist(fold
 
     monkeypatch.setattr(confirm_runs, "train_all", failing)
     document, told = run(folder)
-    points = [point for point in confirm_command.confirmed_points(document) if point["strategy"] == "logit"]
+    points = [point for point in front.confirmed_points(document) if point["strategy"] == "logit"]
     assert points
     for point in points:
         assert point["confirmed"]["test"]["seeds"] == 1
@@ -432,7 +432,7 @@ def test_tables_show_test_control_and_the_recovered_gap(folder: Path, in_process
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     for name in ("test, 95 %", "control", "recovered", "tied with", "majority class", "of teacher"):
         assert name in shown
-    points = confirm_command.confirmed_points(document)
+    points = front.confirmed_points(document)
     assert f"{points[0]['confirmed']['test']['accuracy']:.4f}" in shown
     assert "test used 1 time;" in confirm_command.notes(document)[0]
     told = confirm_command.summary(document)
@@ -539,7 +539,7 @@ def test_a_regression_is_confirmed_too(tmp_path: Path, in_process: list[TrialSpe
     }
     done = kdsearch.search(out=tmp_path / "studies", **wanted)
     document, _ = run(done.folder, top=1)
-    (point,) = confirm_command.confirmed_points(document)
+    (point,) = front.confirmed_points(document)
     test = point["confirmed"]["test"]
     assert test["ci95"][0] <= test["pearson"] <= test["ci95"][1]
     assert document["confirmation"]["majority"]["pearson"] == 0.0

@@ -21,7 +21,7 @@ from torch import nn
 
 from kdsearch.cli import app
 from kdsearch.deploy import folder, hub, latency, onnx_export, onnx_lstm
-from kdsearch.deploy.pick import Deployed, Export, Source, choice, pick
+from kdsearch.deploy.pick import Deployed, Export, FinishedStudy, choice, pick
 from kdsearch.deploy.predict import Predictor
 from kdsearch.errors import EnvironmentProblem, InputError, StateError
 from kdsearch.results.choose import Rule
@@ -236,7 +236,7 @@ def test_int8_that_loses_too_much_is_a_fail_and_is_not_left_behind(
 
 
 def test_a_rule_on_latency_measures_once_a_machine(study: Path, done: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, known = Source.open(study), (done.folder / "onnx" / "model.onnx").read_bytes()
+    source, known = FinishedStudy.open(study), (done.folder / "onnx" / "model.onnx").read_bytes()
 
     def again(module: nn.Module, path: Path, **options: Any) -> None:
         path.parent.mkdir(parents=True)
@@ -253,7 +253,7 @@ def test_a_rule_on_latency_measures_once_a_machine(study: Path, done: Deployed, 
 
 
 def test_a_confirmed_point_deploys_the_student_that_confirming_chose(study: Path, tmp_path: Path) -> None:
-    source = Source.open(study)
+    source = FinishedStudy.open(study)
     point = {"student": "students/0", "confirmed": {"student": "students/1"}}
     assert source.student_folder(point) == study / "students" / "1"
     with pytest.raises(StateError, match="the student is gone"):
@@ -336,11 +336,12 @@ def test_lstm_layers_become_onnx_operators_with_the_same_numbers(tmp_path: Path)
 
 
 def test_the_card_of_a_confirmed_point_has_test_figures_and_what_changed(study: Path, done: Deployed) -> None:
+    from kdsearch.config import study_file
     from kdsearch.data.tokens import Table
     from kdsearch.deploy import card
     from kdsearch.evaluation import analysis
 
-    source = Source.open(study)
+    source = FinishedStudy.open(study)
     rows, generator = source.rows(), np.random.default_rng(0)
     logits = generator.normal(size=(len(rows.validation), 3)).astype(np.float32)
     assert isinstance(rows.validation, Table)
@@ -361,7 +362,7 @@ def test_the_card_of_a_confirmed_point_has_test_figures_and_what_changed(study: 
         point={**done.choice.point, "confirmed": confirmed},
         document=document,
         manifest=source.manifest,
-        study=source.study,
+        study=study_file.resolved(source.config),
         record=json.loads((done.folder / "kdsearch.json").read_text()),
         verdict=done.verdict,
         analysis=changed,

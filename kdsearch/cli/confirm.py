@@ -40,15 +40,10 @@ def confirm(
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def confirmed_points(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every confirmed trial, on the front or not, by cost, then by number."""
-    cost = document["objectives"][1]
-    found = [point for point in (*document["points"], *document["confirmation"]["others"]) if point["confirmed"]]
-    return sorted(found, key=lambda point: (point[cost], point["trial"]))
-
-
 def summary(document: dict[str, Any]) -> dict[str, Any]:
     """What `--format json` prints."""
+    from kdsearch.results.front import confirmed_points
+
     told = document["confirmation"]
     return {
         "study": document["study"],
@@ -65,6 +60,7 @@ def table(document: dict[str, Any]) -> Table:
     told, teacher = document["confirmation"], document["teacher"]
     on_front = {point["trial"] for point in document["points"]}
     from kdsearch.io.text import compact, percent
+    from kdsearch.results.front import confirmed_points
 
     title = f"{document['study']}: {quality} on {told['rows']:,} test rows"
     found = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -112,6 +108,8 @@ def recovered_cell(confirmed: dict[str, Any]) -> str:
 
 def notes(document: dict[str, Any]) -> list[str]:
     """What the table's columns mean, and what a reader must know."""
+    from kdsearch.results.front import confirmed_points
+
     told = document["confirmation"]
     points = confirmed_points(document)
     used = f"test used {told['test_used']} time{'s' * (told['test_used'] > 1)}"

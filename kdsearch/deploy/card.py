@@ -7,6 +7,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from kdsearch.io.text import markdown_table, score
+
 _METRICS = {"macro_f1": "f1", "mcc": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 
 
@@ -79,7 +81,7 @@ def _short(named: str) -> str:
 def _results(point: Mapping[str, Any], quality: str, study: Mapping[str, Any], name: str) -> list[EvalResult]:
     source = study["data"]["hub"] or study["data"]["preset"] or name
     confirmed = point["confirmed"]
-    split, score = ("test", confirmed["test"][quality]) if confirmed else ("validation", point["validation"][quality])
+    split, value = ("test", confirmed["test"][quality]) if confirmed else ("validation", point["validation"][quality])
     return [
         EvalResult(
             task_type="text-classification",
@@ -87,16 +89,15 @@ def _results(point: Mapping[str, Any], quality: str, study: Mapping[str, Any], n
             dataset_name=source,
             dataset_split=split,
             metric_type=_METRICS.get(quality, quality),
-            metric_value=score,
+            metric_value=value,
             metric_name=quality,
         )
     ]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, words: bool = False) -> str:
-    """A Markdown table; the first column is left-aligned, the others right, or left too where they hold words."""
-    lines = [header, ["---", *(["---" if words else "---:"] * (len(header) - 1))], *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    """The first column is left-aligned, the others right, or left too where they hold words."""
+    return markdown_table(header, [[cell.replace("|", "\\|") for cell in row] for row in rows], len(header) if words else 1)
 
 
 def _scores(point: Mapping[str, Any], document: Mapping[str, Any], quality: str) -> list[str]:
@@ -104,8 +105,8 @@ def _scores(point: Mapping[str, Any], document: Mapping[str, Any], quality: str)
     metrics = list(point["validation"])
     own = confirmed["validation"] if confirmed else point["validation"]
     rows = [
-        ["student, validation", *(_number(own.get(metric)) for metric in metrics)],
-        ["teacher, validation", *(_number(teacher["validation"].get(metric)) for metric in metrics)],
+        ["student, validation", *(score(own.get(metric)) for metric in metrics)],
+        ["teacher, validation", *(score(teacher["validation"].get(metric)) for metric in metrics)],
     ]
     if not confirmed:
         note = (
@@ -114,23 +115,20 @@ def _scores(point: Mapping[str, Any], document: Mapping[str, Any], quality: str)
         )
         return ["## How good", table(["", *metrics], rows), note]
     test = confirmed["test"]
-    rows.insert(0, ["**student, test**", *(_number(test.get(metric)) for metric in metrics)])
+    rows.insert(0, ["**student, test**", *(score(test.get(metric)) for metric in metrics)])
     if teacher["test"]:
-        rows.insert(1, ["teacher, test", *(_number(teacher["test"].get(metric)) for metric in metrics)])
+        rows.insert(1, ["teacher, test", *(score(teacher["test"].get(metric)) for metric in metrics)])
     low, high = test["ci95"]
-    seeds = test["seeds"] if isinstance(test["seeds"], int) else len(test["seeds"])
     text = f"On the test rows, which nothing was chosen by: {quality} {test[quality]:.4f}, "
-    text += f"95 % interval {low:.4f} to {high:.4f}, mean of {seeds} seeds."
-    control = _score_of(confirmed.get("control"), quality)
-    if control is not None:
-        text += f" The same student trained on the labels alone, without a teacher: {control:.4f}."
-    if isinstance(confirmed.get("recovered"), int | float):
+    text += f"95 % interval {low:.4f} to {high:.4f}, mean of {test['seeds']} seeds."
+    if confirmed["control"] is not None:
+        text += f" The same student trained on the labels alone, without a teacher: {confirmed['control'][quality]:.4f}."
+    if confirmed["recovered"] is not None:
         text += f" Share of the gap to the teacher that distillation closed: {confirmed['recovered']:.0%}."
-    if confirmed.get("tied_with"):
+    if confirmed["tied_with"]:
         text += f" The difference to trial {', '.join(str(trial) for trial in confirmed['tied_with'])} of the same study is within chance."
-    deployed = (confirmed.get("deployed") or {}).get("test", {}).get(quality)
-    if deployed is not None:
-        text += f" This folder holds the run that was in the middle on validation; it scores {deployed:.4f} on test."
+    deployed = confirmed["deployed"]["test"][quality]
+    text += f" This folder holds the run that was in the middle on validation; it scores {deployed:.4f} on test."
     return ["## How good", table(["", *metrics], rows), text]
 
 
@@ -161,17 +159,6 @@ def _changes(analysis: Mapping[str, Any] | None) -> list[str]:
         said = [[each["slice"], f"{each['rows']:,}", f"{each['student']:.3f}", f"{each['teacher']:.3f}"] for each in worst]
         parts += ["Where it loses most:", table(["rows", "how many", "student", "teacher"], said)]
     return parts
-
-
-def _score_of(found: Any, quality: str) -> float | None:
-    """A score, given as a number, or under the metric's name, on test where both are there."""
-    if isinstance(found, Mapping):
-        return _score_of(found.get("test", found.get(quality)), quality)
-    return float(found) if isinstance(found, int | float) else None
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, int | float) else ""
 
 
 def _use(record: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[str]:

@@ -64,12 +64,11 @@ class Deployed:
 
     @property
     def passed(self) -> bool:
-        found: bool = self.verdict["passed"]
-        return found
+        return bool(self.verdict["passed"])
 
 
 @dataclass(frozen=True)
-class Source:
+class FinishedStudy:
     """A finished study, opened for deploying."""
 
     folder: StudyFolder
@@ -78,7 +77,7 @@ class Source:
     manifest: dict[str, Any]
 
     @classmethod
-    def open(cls, path: Path, sets: Sequence[str] = ()) -> Source:
+    def open(cls, path: Path, sets: Sequence[str] = ()) -> FinishedStudy:
         """
         Args:
             sets: where the study's files are now, as 'data.files.train=PATH'.
@@ -88,11 +87,6 @@ class Source:
         """
         folder = StudyFolder(path)
         return cls(folder, folder.document(), folder.config(sets), folder.manifest())
-
-    @property
-    def study(self) -> dict[str, Any]:
-        """study.yaml."""
-        return study_file.resolved(self.config)
 
     def rows(self) -> Data:
         """The study's data as it was.
@@ -124,14 +118,8 @@ class Source:
         with quiet():
             return load_student(self.student_folder(point), self.config.plugins)
 
-    def analysis(self, trial: int) -> dict[str, Any] | None:
-        """What confirming found besides the mean, if it did."""
-        path = self.folder.analysis_file(trial)
-        found: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
-        return found
 
-
-def choice(source: Source, rule: Rule, progress: Progress) -> Choice:
+def choice(source: FinishedStudy, rule: Rule, progress: Progress) -> Choice:
     """Choose by the rule; a rule on latency measures every student on the front first, once a machine.
 
     Raises:
@@ -144,7 +132,7 @@ def choice(source: Source, rule: Rule, progress: Progress) -> Choice:
     return choose(source.document, rule, latencies=latencies, aside=aside)
 
 
-def measured(source: Source, progress: Progress) -> dict[int, float]:
+def measured(source: FinishedStudy, progress: Progress) -> dict[int, float]:
     """Trial -> p50 in milliseconds of its ONNX fp32, batch 1, one thread, without tokenisation, for every student on the front."""
     onnx_export.require_extra()
     from kdsearch.deploy.predict import Predictor
@@ -192,7 +180,7 @@ def pick(path: Path, rule: Rule, export: Export, console: Console, sets: Sequenc
         hub.refuse_offline(export.push_to)
     if export.out is not None:
         folder.refuse_foreign(export.out)
-    source = Source.open(path, sets)
+    source = FinishedStudy.open(path, sets)
     with teacher_progress(console) as progress:
         chosen = choice(source, rule, progress)
     target = export.out or Path("deployed") / f"{source.document['study']}-{chosen.point['trial']}"
@@ -206,7 +194,7 @@ def pick(path: Path, rule: Rule, export: Export, console: Console, sets: Sequenc
     return Deployed(target, chosen, verdict, pushed)
 
 
-def _fill(work: Path, source: Source, chosen: Choice, export: Export, progress: Progress) -> dict[str, Any]:
+def _fill(work: Path, source: FinishedStudy, chosen: Choice, export: Export, progress: Progress) -> dict[str, Any]:
     """Write the whole folder; returns its verdict."""
     rows, point = source.rows(), chosen.point
     source.refuse_other_plugin(point)
@@ -247,10 +235,10 @@ def _fill(work: Path, source: Source, chosen: Choice, export: Export, progress: 
         point=point,
         document=source.document,
         manifest=source.manifest,
-        study=source.study,
+        study=study_file.resolved(source.config),
         record=record,
         verdict=verdict,
-        analysis=source.analysis(point["trial"]) if point["confirmed"] else None,
+        analysis=source.folder.analysis(point["trial"]) if point["confirmed"] else None,
     )
     (work / folder.CARD).write_text(str(written))
     folder.write_manifest(work)
@@ -292,7 +280,7 @@ def _graphs(work: Path, reference: checks.Reference, export: Export, progress: P
     return found
 
 
-def _engines(work: Path, source: Source, rows: Data, reference: checks.Reference, notes: list[str]) -> dict[str, Engine]:
+def _engines(work: Path, source: FinishedStudy, rows: Data, reference: checks.Reference, notes: list[str]) -> dict[str, Engine]:
     """The teacher in torch, the student in torch, and the graphs that there are."""
     student, length = reference.student, reference.student.record["max_length"]
     engines: dict[str, Engine] = {}

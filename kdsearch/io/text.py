@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 
 def compact(number: float) -> str:
     """1234567 -> '1.23M'."""
@@ -16,9 +19,20 @@ def times(ratio: float) -> str:
     return f"{ratio:,.0f}x" if ratio >= 100 else f"{ratio:.3g}x"
 
 
+def score(value: float | None) -> str:
+    """Four digits; nothing for None and for what is no number."""
+    return "" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
 def percent(share: float | None, digits: int = 1, *, gap: str = "") -> str:
     """0.987 -> '98.7%'; nothing for None. gap: what stands before the sign."""
     return "" if share is None else f"{100 * share:.{digits}f}{gap}%"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A table of cells that are safe already; the first `left` columns are left-aligned, the others right."""
+    lines = [header, ["---"] * left + ["---:"] * (len(header) - left), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def clock(seconds: float) -> str:

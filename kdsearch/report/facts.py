@@ -69,8 +69,8 @@ class Facts:
 
     @property
     def confirmed(self) -> list[dict[str, Any]]:
-        """Every confirmed trial as a point, on the front or not, by cost, then by number."""
-        return sorted(_confirmed(self.document), key=lambda point: (point[self.cost], point["trial"]))
+        """As front.confirmed_points."""
+        return front.confirmed_points(self.document)
 
     @property
     def ended(self) -> list[TrialRecord]:
@@ -98,17 +98,9 @@ class Facts:
         if missing:
             raise StateError(f"{study.manifest_file}: lacks {', '.join(missing)}: restore the file from a copy")
         config = study_file.resolved(study.config(sets))
-        return cls(folder, state, manifest, document, config, _analyses(study, document), _latencies(study, document))
-
-
-def _confirmed(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    others = document["confirmation"]["others"] if "confirmation" in document else []
-    return [point for point in (*document["points"], *others) if point["confirmed"]]
-
-
-def _analyses(folder: StudyFolder, document: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
-    paths = {point["trial"]: folder.analysis_file(point["trial"]) for point in _confirmed(document)}
-    return {trial: json.loads(path.read_text(encoding="utf-8")) for trial, path in paths.items() if path.is_file()}
+        analyses = {point["trial"]: study.analysis(point["trial"]) for point in front.confirmed_points(document)}
+        known = {trial: found for trial, found in analyses.items() if found is not None}
+        return cls(folder, state, manifest, document, config, known, _latencies(study, document))
 
 
 def _latencies(folder: StudyFolder, document: Mapping[str, Any]) -> dict[int, float]:

@@ -17,7 +17,7 @@ from kdsearch import tasks
 from kdsearch.config import yamlfile
 from kdsearch.hpo.importance import LEAST, importances
 from kdsearch.io import text
-from kdsearch.io.text import clock, compact, times
+from kdsearch.io.text import clock, compact, score, times
 from kdsearch.report import tables
 from kdsearch.report.facts import Facts
 from kdsearch.results import front
@@ -53,11 +53,6 @@ def write_page(facts: Facts) -> str:
         js=Markup((HERE / "page.js").read_text(encoding="utf-8")),
         **context(facts),
     )
-
-
-def score(value: float | None) -> str:
-    """Four digits; nothing for None and for what is no number."""
-    return "" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
 def signed(value: float) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
-from kdsearch.io.text import compact, times
+from kdsearch.io.text import compact, markdown_table, score, times
 from kdsearch.report import tables
 from kdsearch.report.facts import Facts
-from kdsearch.report.page import between, commands, percent, score, size
+from kdsearch.report.page import between, commands, percent, size
 
 
 def write_readme(facts: Facts) -> str:
@@ -22,12 +21,6 @@ def _safe(text: object) -> str:
     """What comes from data, as text: no markup of Markdown or HTML has a meaning in it."""
     plain = re.sub(r"([\\`*_\[\]|<>#~])", r"\\\1", str(text))
     return plain.replace("\n", " ")
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A table of cells that are safe already; the first `left` columns are left-aligned."""
-    lines = [header, ["---"] * left + ["---:"] * (len(header) - left), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _lead(facts: Facts) -> str:
@@ -61,7 +54,7 @@ def _choice(facts: Facts) -> list[str]:
         cells = [name, compact(point["params"]), smaller, percent(row["kept"]), row["on"], str(point["trial"])]
         rows.append([*cells, _safe(f"{point['family']} + {point['strategy']}")])
     header = ["within", "parameters", "smaller", "keeps", "on", "trial", "student"]
-    return [f"## The smallest student within a given distance of the teacher's {facts.quality}", table(header, rows)]
+    return [f"## The smallest student within a given distance of the teacher's {facts.quality}", markdown_table(header, rows)]
 
 
 def _front(facts: Facts) -> list[str]:
@@ -81,7 +74,7 @@ def _front(facts: Facts) -> list[str]:
     if not rows:
         return []
     header = ["family", "strategy", "trial", "parameters", "smaller", "file", facts.quality, "of teacher"]
-    return ["## The front, on validation", table(header, rows, left=2)]
+    return ["## The front, on validation", markdown_table(header, rows, left=2)]
 
 
 def _confirmed(facts: Facts) -> list[str]:
@@ -101,7 +94,7 @@ def _confirmed(facts: Facts) -> list[str]:
     own = facts.document["teacher"]["test"]
     rows.append(["teacher", compact(facts.document["teacher"]["params"]), score(own[facts.quality]), between(own["ci95"]), *[""] * 3])
     header = ["trial", "parameters", facts.quality, "95 %", "of teacher", "without a teacher", "tied with"]
-    return [f"## Confirmed on {told['rows']:,} test rows", table(header, rows)]
+    return [f"## Confirmed on {told['rows']:,} test rows", markdown_table(header, rows)]
 
 
 def _trust(facts: Facts) -> list[str]:
@@ -137,4 +130,4 @@ def _files(facts: Facts) -> list[str]:
         for row in rows
         if any((facts.folder / name.rstrip("/")).exists() for name in re.findall(r"`([^`]+)`", row[0])) or "report" in row[0]
     ]
-    return ["## Files", table(["file", "what"], there, left=2)]
+    return ["## Files", markdown_table(["file", "what"], there, left=2)]

@@ -93,6 +93,12 @@ class StudyFolder:
             raise StateError(f"{self.manifest_file}: not JSON: the file was changed by hand; restore it from a copy") from problem
         return found
 
+    def analysis(self, trial: int) -> dict[str, Any] | None:
+        """What confirming found of a trial besides its score; None where it was not confirmed."""
+        path = self.analysis_file(trial)
+        found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return found
+
     def state(self) -> StudyState:
         """What the ledger tells."""
         self._require(self.ledger_file)

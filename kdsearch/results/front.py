@@ -162,6 +162,13 @@ def document(state: StudyState, manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def confirmed_points(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every confirmed trial as a point, on the front or not, by cost, then by number."""
+    others = document["confirmation"]["others"] if "confirmation" in document else []
+    found = [point for point in (*document["points"], *others) if point["confirmed"]]
+    return sorted(found, key=lambda point: (point[document["objectives"][1]], point["trial"]))
+
+
 def rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The front as a table, a row a point.
 

@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from kdsearch.io.text import compact, percent, times
+from kdsearch.io.text import compact, percent, score, times
 from kdsearch.results import front
 
 
@@ -23,19 +23,19 @@ def front_table(document: dict[str, Any], title: str | None = None) -> Table:
     for name in names:
         table.add_column(name, justify="left" if name in ("family", "strategy", "student") else "right", no_wrap=name != "student")
     for row, point in zip(front.rows(document), document["points"], strict=True):
-        score, size = f"{row['score']:.4f}", compact(row["params"])
+        own, size = score(row["score"]), compact(row["params"])
         if confirmed:
             student = f"{row['family']} {row['strategy']}" if several else row["strategy"]
-            table.add_row(str(row["trial"]), student, size, score, *_test_cells(point["confirmed"], quality))
+            table.add_row(str(row["trial"]), student, size, own, *_test_cells(point["confirmed"], quality))
         else:
             sizes = size, times(row["ratio"]), compact(row["flops"])
-            table.add_row(str(row["trial"]), row["family"], row["strategy"], *sizes, score, percent(row["retention"]))
+            table.add_row(str(row["trial"]), row["family"], row["strategy"], *sizes, own, percent(row["retention"]))
     teacher = document["teacher"]
-    score, size = "" if teacher["validation"].get(quality) is None else f"{teacher['validation'][quality]:.4f}", compact(teacher["params"])
+    own, size = score(teacher["validation"].get(quality)), compact(teacher["params"])
     if confirmed:
-        table.add_row("", "teacher", size, score, _with_interval(teacher["test"], quality), style="dim")
+        table.add_row("", "teacher", size, own, _with_interval(teacher["test"], quality), style="dim")
     else:
-        table.add_row("", "teacher", "", size, "", compact(teacher["flops"]), score, style="dim")
+        table.add_row("", "teacher", "", size, "", compact(teacher["flops"]), own, style="dim")
     return table
 
 

@@ -31,7 +31,7 @@ from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import StudyState, TrialRecord
 from kdsearch.student.saved import RECORD, load_student
 from kdsearch.study import finalists, prepare
-from kdsearch.study.confirm_runs import Plan, Runs
+from kdsearch.study.confirm_runs import RunPlan, Runs
 from kdsearch.study.finalists import Role, Run
 from kdsearch.study.interrupts import Interrupts, interruptible
 from kdsearch.study.prepared import Known, Prepared
@@ -135,7 +135,7 @@ class _Confirmation:
             raise VerdictNo(f"{self.folder.path}: no trial is complete: there is nothing to confirm")
         return found
 
-    def _done(self, plan: Plan, runs: Sequence[Run]) -> bool:
+    def _done(self, plan: RunPlan, runs: Sequence[Run]) -> bool:
         if not self.state.confirmations:
             return False
         covered = {(spec, seed) for spec, seed in self.state.confirmations[-1]["runs"]}
@@ -166,7 +166,7 @@ class _Confirmation:
         found: np.ndarray = np.load(path, allow_pickle=False)
         return found
 
-    def _measure(self, plan: Plan, runs: Sequence[Run], prepared: Prepared, texts: bool) -> None:
+    def _measure(self, plan: RunPlan, runs: Sequence[Run], prepared: Prepared, texts: bool) -> None:
         table = self._open(runs)
         with teacher_progress(self.console) as progress:
             taught = prepared.taught(table, progress)

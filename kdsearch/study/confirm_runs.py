@@ -25,7 +25,7 @@ from kdsearch.study.finalists import Role, Run
 from kdsearch.study.interrupts import Interrupts
 from kdsearch.study.prepared import Prepared
 
-Plan = Mapping[int, Mapping[Role, Sequence[Run]]]
+RunPlan = Mapping[int, Mapping[Role, Sequence[Run]]]
 
 
 class Runs:
@@ -65,7 +65,7 @@ class Runs:
         path = self.folder.confirmed_folder(trial) / RECORD
         return int(json.loads(path.read_text())["confirmed"]["seed"]) if path.is_file() else None
 
-    def lacks_student(self, run: Run, plan: Plan) -> bool:
+    def lacks_student(self, run: Run, plan: RunPlan) -> bool:
         """Whether a finished run's student is needed and is not there any more."""
         if self.student_folder(run).is_dir():
             return False

@@ -79,8 +79,8 @@ class Study:
             VerdictNo: nothing fits.
             EnvironmentProblem: a rule on latency needs the extra kdsearch[deploy].
         """
-        from kdsearch.deploy.pick import Source, choice
+        from kdsearch.deploy.pick import FinishedStudy, choice
 
         rule = Rule(trial, max_params, max_bytes, max_latency_ms, min_retention, knee)
-        source = Source.open(self.folder)
+        source = FinishedStudy.open(self.folder)
         return source.student(choice(source, rule, lambda *_: None).point)
