@@ -15,14 +15,16 @@ import torch
 import worlds
 from safetensors.torch import load as load_tensors
 
-from kdsearch.api import Need, Signal
+from kdsearch.api import Batch, Need, Signal
 from kdsearch.hpo import ray_worker
 from kdsearch.registry import registry
+from kdsearch.registry.registry import Plugins
 from kdsearch.space.spec import TrialSpec
 from kdsearch.student import trial
 from kdsearch.student.assets import Assets, Part
 from kdsearch.student.build import Parts
 from kdsearch.student.saved import load_student
+from kdsearch.student.teaching import Teaching
 from kdsearch.student.trial import Report, TrialResult, run
 from kdsearch.testing import tiny_info, tiny_teacher
 from kdsearch.training import loop, predict
@@ -160,6 +162,27 @@ def test_joint_training_from_cached_states_is_joint_training(assets: Assets) -> 
     assert other.logits is not None
     np.testing.assert_allclose(one.logits, other.logits, atol=2e-3)
     assert one.teacher_drift == pytest.approx(other.teacher_drift, abs=0.02)
+
+
+def test_the_copy_of_joint_training_runs_on_rows_with_a_label_alone(assets: Assets) -> None:
+    """The states of unlabelled text may be missing, and its logits are the frozen teacher's to the digit."""
+    tokens = int(assets.learnt.tokens.offsets[assets.labelled])
+    kept = {need: values[:tokens] if need.signal is Signal.HIDDEN else values for need, values in assets.learnt.signals.items()}
+    lean = replace(assets, learnt=replace(assets.learnt, signals=kept))
+    whole = TrialSpec(**{**spec("joint").to_json(), "training": {"lr": 1e-2, "unlabelled": 1.0}})
+    one, other = run(whole, assets), run(whole, lean)
+    assert one.status == "complete", one.message
+    np.testing.assert_array_equal(one.logits, other.logits)
+
+    rows = np.array([assets.labelled + 5, 3, assets.labelled, 0])
+    places = torch.from_numpy(rows)
+    batch = Batch(torch.zeros(4, 16, dtype=torch.int64), torch.ones(4, 16, dtype=torch.bool), places, places)
+    strategy = Plugins.receive(lean.plugins).strategy("joint", spec("joint").strategy_config)
+    shown = Teaching(strategy, lean, lean.info, torch.device("cpu")).outputs(rows, batch)
+    assert shown is not None
+    cached = lean.learnt.signals[Need(Signal.LOGITS)][rows]
+    np.testing.assert_array_equal(shown.logits[[0, 2]].detach().numpy(), cached[[0, 2]])
+    np.testing.assert_allclose(shown.logits[[1, 3]].detach().numpy(), cached[[1, 3]], atol=1e-5)
 
 
 def test_a_pruned_vocabulary_trains_saves_and_loads(assets: Assets, tmp_path: Path) -> None:

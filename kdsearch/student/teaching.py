@@ -36,6 +36,9 @@ class _FromStates(nn.Module):
 class Teaching:
     """What a strategy gets from the teacher. A frozen one's logits come from the cache in every case: of several teachers, the mean's.
 
+    A private copy learns from labels, so it runs on the rows that have one; of the others a strategy that needs logits alone gets the frozen
+    teacher's, which the cache holds.
+
     Args:
         student: what the strategy is asked its needs for.
         unit: what logits are given in; a private copy learns in it.
@@ -51,6 +54,7 @@ class Teaching:
         self._live: Encoder | None = None
         self._signals: Signals | None = None
         self._each: Tensor | None = None  # (K, N, C)
+        self._frozen: Tensor | None = None  # (N, C), beside a private copy
         self.tuned: nn.ModuleList | None = None
         # Its own ids: a student with another vocabulary reads the same rows in other pieces.
         self._rows = Rows(assets.learnt.tokens, assets.learnt.labels, pad=assets.pad, device=device)
@@ -60,9 +64,10 @@ class Teaching:
             self.tuned = self._private.tuned
             if unit != OWN:
                 unit.unfold(self._private.head)
-            below = self._gathered(assets.learnt, (split_state(assets.info.layers, tuning),))
-            if not below.missing and all(need.signal is Signal.LOGITS for need in self._needs):
-                self._signals = below
+            if all(need.signal is Signal.LOGITS for need in self._needs):
+                self._frozen = as_tensor(unit.standard(assets.learnt.signals[LOGITS])).to(device)
+                below = self._gathered(assets.learnt, (split_state(assets.info.layers, tuning),))
+                self._signals = None if below.missing else below
         elif strategy.teacher is TeacherRole.FROZEN:
             learnt = assets.learnt
             if unit != OWN:
@@ -84,12 +89,13 @@ class Teaching:
     def outputs(self, rows: np.ndarray, batch: Batch) -> Outputs | None:
         """The teacher's Outputs for these rows; batch: the same rows as the student reads them."""
         if self._private is not None:
-            own = self._rows.batch(rows)
-            with mixed(self._device):
-                if self._signals is None:
-                    return self._private(own, self._needs)
-                (state,) = self._signals.layered(own.example, own.ids.shape[1]).values()
-                return self._private.from_state(own, state)
+            labelled = rows < self._assets.labelled
+            if self._frozen is None or labelled.all():
+                return self._copied(rows)
+            logits = self._frozen[batch.example]
+            if labelled.any():
+                logits = logits.index_put((as_tensor(np.flatnonzero(labelled)).to(self._device),), self._copied(rows[labelled]).logits)
+            return Outputs(logits)
         if self._signals is None:
             return None
         logits = self._signals.logits(batch.example)
@@ -98,6 +104,16 @@ class Teaching:
             return Outputs(logits, self._signals.layered(batch.example, batch.ids.shape[1]), each)
         with torch.no_grad(), mixed(self._device):
             return Outputs(logits, self._live(self._rows.batch(rows), self._needs).layered, each)
+
+    def _copied(self, rows: np.ndarray) -> Outputs:
+        """What the private copy says of these rows, in float32."""
+        assert self._private is not None
+        own = self._rows.batch(rows)
+        with mixed(self._device):
+            if self._signals is None:
+                return self._private(own, self._needs)
+            (state,) = self._signals.layered(own.example, own.ids.shape[1]).values()
+            return self._private.from_state(own, state)
 
     def drift(self) -> dict[str, float] | None:
         """The private copy's validation scores minus the teacher's own, in the labels' unit; None where there is no copy.

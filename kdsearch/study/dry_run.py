@@ -56,13 +56,16 @@ def show(study: StudyConfig, console: Console) -> None:
     limits = ", ".join(f"{name} <= {limit:,}" for name, limit in study.search.limits.items()) or "none"
     rows = known.data
     train, validation = known.learnt["train"], known.validation
-    parts = [*known.learnt.values(), *[train] * study.data.augment]  # augmented text is about as long as what it is made of
-    plan = signal_cache.plan(prepare.frozen_needs(found.candidates, known.info), parts, known.plan.info, study.cache.max_bytes)
-    stored = plan.bytes + signal_cache.bytes_needed(prepare.scored_needs(known), validation, known.plan.info)
+    # augmented text is about as long as what it is made of
+    parts = {**known.learnt, **{f"augmented {place}": train for place in range(study.data.augment)}}
+    whole, labelled = prepare.planned(known, parts)
+    states = signal_cache.bytes_needed(labelled.cached, train, known.info) - signal_cache.bytes_needed([], train, known.info)
+    stored = whole.bytes + states + signal_cache.bytes_needed(prepare.scored_needs(known), validation, known.plan.info)
+    cached, live = len({*whole.cached, *labelled.cached}), len(whole.live + labelled.live)
     for other in known.others:
         theirs = [*other.learnt.values(), *[other.learnt["train"]] * study.data.augment, other.validation]
         stored += signal_cache.bytes_needed([Need(Signal.LOGITS)], theirs, other.plan.info)
-    guess = estimate(known, train, parts)
+    guess = estimate(known, train, list(parts.values()))
     facts = _table(f"study {study.name}", "", "")
     facts.add_row("rows", f"{len(train):,} train, {len(validation):,} validation, {rows.test_rows:,} test (sealed)")
     if "unlabelled" in known.learnt:
@@ -71,9 +74,7 @@ def show(study: StudyConfig, console: Console) -> None:
         facts.add_row(what, how)
     facts.add_row("students", f"{found.smallest:,} to {found.largest:,} params")
     facts.add_row("limits", f"{limits}; {found.over_limit:.0%} of random proposals are over one")
-    facts.add_row(
-        "cache", f"{stored:,} bytes for {len(plan.cached)} signals" + (f"; {len(plan.live)} run live in the trials" if plan.live else "")
-    )
+    facts.add_row("cache", f"{stored:,} bytes for {cached} signals" + (f"; {live} run live in the trials" if live else ""))
     if known.others:
         facts.add_row("teachers", f"{1 + len(known.others)}: students learn from the mean of their answers, and start from the first one")
     facts.add_row("teacher", f"about {clock(guess.teacher)}, nothing when it is in the cache")

@@ -13,7 +13,7 @@ from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits, vocabulary
 from kdsearch.data.augment import augment, refuse_unspaced
 from kdsearch.data.survey import survey
-from kdsearch.data.tokens import Table, joined, tokenise
+from kdsearch.data.tokens import Table, Tokens, joined, tokenise
 from kdsearch.data.vocabulary import Vocabulary
 from kdsearch.errors import InputError
 from kdsearch.io.progress import Progress
@@ -70,27 +70,39 @@ def _refuse_without_several(study: StudyConfig, loaded: Plugins) -> None:
 
 
 def frozen_needs(candidates: Iterable[Candidate], teacher: ModelInfo) -> list[Need]:
-    """The signals of a frozen teacher, the most often asked for first: the cache's budget goes to them in this order.
-
-    Those that frozen strategies declare, and the states below the layers that joint ones tune.
-    """
+    """The signals of a frozen teacher that strategies declare, the most often asked for first."""
     asked: Counter[Need] = Counter()
     for candidate in candidates:
         if candidate.strategy.teacher is TeacherRole.FROZEN:
             asked.update(candidate.strategy.teacher_needs(teacher, candidate.info))
-        elif candidate.strategy.teacher is TeacherRole.JOINT:
-            asked[split_state(teacher.layers, candidate.strategy.teacher_tuning())] += 1
     return [need for need, _ in asked.most_common()]
+
+
+def joint_needs(candidates: Iterable[Candidate], teacher: ModelInfo) -> list[Need]:
+    """The states below the layers that joint training tunes, the most often asked for first. They are read of rows with a label alone."""
+    joint = [each.strategy for each in candidates if each.strategy.teacher is TeacherRole.JOINT]
+    asked = Counter(split_state(teacher.layers, strategy.teacher_tuning()) for strategy in joint)
+    return [need for need, _ in asked.most_common()]
+
+
+def planned(known: Known, parts: Mapping[str, Tokens]) -> tuple[signal_cache.CachePlan, signal_cache.CachePlan]:
+    """What the cache's budget is spent on: first what frozen strategies need of all parts, then what joint training needs of the training rows.
+
+    parts: by name, as `Known.learnt`.
+    """
+    most, candidates = known.config.cache.max_bytes, known.exploration.candidates
+    whole = signal_cache.plan(frozen_needs(candidates, known.info), list(parts.values()), known.info, most)
+    logits = signal_cache.bytes_needed([], parts["train"], known.info)
+    states = [need for need in joint_needs(candidates, known.info) if need not in whole.cached]
+    return whole, signal_cache.plan(states, [parts["train"]], known.info, None if most is None else most - whole.bytes + logits)
 
 
 def scored_needs(known: Known) -> list[Need]:
     """The signals of the validation rows, which are scored and never learnt from: logits, and the states from which joint training's copy of the
     teacher can be scored by its tuned layers alone, where the cache has room for them of the training rows too."""
-    study, candidates = known.config, known.exploration.candidates
-    joint = [each.strategy for each in candidates if each.strategy.teacher is TeacherRole.JOINT]
-    states = {split_state(known.info.layers, strategy.teacher_tuning()) for strategy in joint}
-    kept = signal_cache.plan(frozen_needs(candidates, known.info), list(known.learnt.values()), known.info, study.cache.max_bytes).cached
-    return [_LOGITS, *(need for need in kept if need in states)]
+    whole, labelled = planned(known, known.learnt)
+    states = joint_needs(known.exploration.candidates, known.info)
+    return [_LOGITS, *(need for need in states if need in {*whole.cached, *labelled.cached})]
 
 
 def prepare(known: Known, progress: Progress | None = None) -> Prepared:
@@ -112,18 +124,15 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
             rows.train, study.data.augment, found.tokenizer, words, study.data.split_seed, rows.judged, study.task
         )
         texts["augmented"] = tokenise(tables["augmented"], found.tokenizer, length)
-    wanted = signal_cache.plan(
-        frozen_needs(known.exploration.candidates, known.info), list(texts.values()), found.info, study.cache.max_bytes
-    )
-    learnt = {
-        name: signal_cache.signals(found, tokens, wanted.cached, told, max_length=length, fast=True) for name, tokens in texts.items()
-    }
+    whole, labelled = planned(known, texts)
+    needs = {name: whole.cached + labelled.cached[1:] if name == "train" else whole.cached for name in texts}  # [0]: the logits
+    learnt = {name: signal_cache.signals(found, tokens, needs[name], told, max_length=length, fast=True) for name, tokens in texts.items()}
     scored = signal_cache.signals(found, known.validation, judged, told, max_length=length)
     notes = [note for one in teachers for note in one.notes]
     if (made := len(texts.get("augmented", ()))) < (asked_for := study.data.augment * len(rows.train)) / 2:
         notes.append(f"data.augment made {made:,} of {asked_for:,} variants: short texts, and words without neighbours, vary little")
-    if wanted.live:
-        asked = ", ".join(f"{need.signal} {need.layer}" for need in wanted.live)
+    if live := whole.live + labelled.live:
+        asked = ", ".join(f"{need.signal} {need.layer}" for need in live)
         notes.append(f"not cached, the teacher runs in the trials that ask for them: {asked}")
     passes = [*learnt.values(), scored]
     parts = [Part(tokens, tables[name].labels, learnt[name].arrays) for name, tokens in texts.items()]
@@ -197,10 +206,14 @@ def _with_logits(part: Part, said: list[np.ndarray]) -> Part:
 
 
 def _joined(parts: list[Part]) -> Part:
-    """Parts end to end; a single one as it is, so that its columns stay on the disk."""
+    """Parts end to end, the training rows first; what those alone have stays as it is, so that its columns stay on the disk."""
     if len(parts) == 1:
         return parts[0]
-    signals = {need: np.concatenate([part.signals[need] for part in parts]) for need in parts[0].signals}
+    first, *others = parts
+    signals = {
+        need: np.concatenate([values, *(part.signals[need] for part in others)]) if all(need in part.signals for part in others) else values
+        for need, values in first.signals.items()
+    }
     return Part(joined([part.tokens for part in parts]), np.concatenate([part.labels for part in parts]), signals)
 
 
