@@ -171,6 +171,11 @@ class ModelInfo:
         """Whether outputs stand for probabilities, which a temperature softens."""
         return tasks.of(self.task).probabilities
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether a text has exactly one of the labels, so that a softmax over its logits says how likely each is."""
+        return tasks.of(self.task).exclusive
+
 
 class Space(ABC):
     """Where a strategy or family draws its knobs. The core adds the prefix: `weight` of strategy `feature` is the knob `feature.weight`."""

@@ -5,21 +5,31 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdsearch import tasks
 from kdsearch.api import Batch, ModelInfo, Outputs, Space
 
 FORMS = ("kl", "soft_ce", "mse_probabilities", "mse_logits", "symmetric")
 
 
 def temperature(space: Space, teacher: ModelInfo) -> float:
-    """The study's temperature, for a strategy that softens nothing but logits; 1, and not drawn, for a regression, which has no softmax."""
+    """The study's temperature, for a strategy that softens nothing but logits; 1, and not drawn, where outputs are values and nothing softens."""
     return space.temperature() if teacher.probabilities else 1.0
 
 
-def soft_loss(student: Tensor, teacher: Tensor, temperature: float | None, form: str = "kl", direction: float | None = None) -> Tensor:
+def soft_loss(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float | None,
+    form: str = "kl",
+    direction: float | None = None,
+    batch: Batch | None = None,
+) -> Tensor:
     """How far the student's answer is from the teacher's: a scalar, the mean over the batch.
 
+    Of a text that may have several labels or none, each label is a choice of its own between two, and the mean is over all of them.
+
     Args:
-        student, teacher: logits (B, C). A regression (C = 1) knows no softmax: every form is then the squared difference.
+        student, teacher: logits (B, C). A regression knows no softmax: every form is then the squared difference.
         temperature: T > 0 of both softmaxes; None for mse_logits, which has none.
         form: kl: T^2 KL(t || s) (Hinton et al. 2015, arXiv:1503.02531, section 2, the T^2 after eq. 4) · soft_ce: T^2 times the
             cross-entropy with the teacher's softmax(z/T): the same gradient · mse_probabilities: squared distance of softmax(z/T), summed
@@ -27,12 +37,17 @@ def soft_loss(student: Tensor, teacher: Tensor, temperature: float | None, form:
             eq. 1; the limit of T -> infinity in Hinton et al., section 2.1, up to the factor) · symmetric: T^2 times
             direction KL(t || s) + (1 - direction) KL(s || t).
         direction: 0..1, for symmetric alone.
+        batch: the rows, which know their task. Default: one output is a regression's, several are classes.
 
     Raises:
         ValueError: another form.
     """
-    if student.shape[-1] == 1:
+    name, labels = ("", None) if batch is None else (batch.task, batch.labels)
+    task = _task(student, name)
+    chosen, taught = task.choices(student, labels), task.choices(teacher, labels)
+    if chosen is None or taught is None:
         return F.mse_loss(student, teacher)
+    student, teacher = chosen[0], taught[0]
     if form == "mse_logits":
         centred = student - student.mean(-1, keepdim=True) - teacher + teacher.mean(-1, keepdim=True)
         return centred.square().mean()
@@ -52,17 +67,27 @@ def soft_loss(student: Tensor, teacher: Tensor, temperature: float | None, form:
     raise ValueError(f"no form {form!r} (direction {direction!r}): {', '.join(FORMS)}; symmetric needs a direction")
 
 
-def mixture(teachers: Tensor, weights: Tensor, temperature: float = 1.0) -> Tensor:
-    """The logits (B, C) whose softmax(z/T) is the weighted mean of several teachers' softmax(z/T); of a regression the weighted mean.
+def mixture(teachers: Tensor, weights: Tensor, temperature: float = 1.0, task: str = "") -> Tensor:
+    """The logits (B, C) whose probabilities at z/T are the weighted mean of several teachers' at z/T; of a regression the weighted mean.
 
     Args:
         teachers: logits (K, B, C).
         weights: (K,), with sum 1.
+        task: as the study names it. Default: one output is a regression's, several are classes.
     """
-    if teachers.shape[-1] == 1:
-        return (weights[:, None, None] * teachers).sum(0)
-    said = F.log_softmax(teachers / temperature, -1)
-    return temperature * (weights.log()[:, None, None] + said).logsumexp(0)
+    activation = _task(teachers, task).activation
+    weights = weights.reshape(-1, *[1] * (teachers.ndim - 1))
+    if activation is None:
+        return (weights * teachers).sum(0)
+    scaled = teachers / temperature
+    if activation == "softmax":
+        return temperature * (weights.log() + F.log_softmax(scaled, -1)).logsumexp(0)
+    there, not_there = ((weights.log() + F.logsigmoid(each)).logsumexp(0) for each in (scaled, -scaled))
+    return temperature * (there - not_there)
+
+
+def _task(logits: Tensor, name: str) -> tasks.Task:
+    return tasks.of(name or tasks.suiting_outputs(logits.shape[-1]))
 
 
 def blend(soft: Tensor, hard: Tensor, alpha: float) -> dict[str, Tensor]:
@@ -77,7 +102,7 @@ def blend(soft: Tensor, hard: Tensor, alpha: float) -> dict[str, Tensor]:
 
 def logit_terms(student: Outputs, teacher: Outputs, batch: Batch, temperature: float | None, alpha: float) -> dict[str, Tensor]:
     """The terms of `logit` in its form kl, which most methods add theirs to: alpha * T^2 KL(t || s) + (1 - alpha) * hard_loss."""
-    return blend(soft_loss(student.logits, teacher.logits, temperature), batch.hard_loss(student.logits), alpha)
+    return blend(soft_loss(student.logits, teacher.logits, temperature, batch=batch), batch.hard_loss(student.logits), alpha)
 
 
 def masked_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

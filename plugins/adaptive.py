@@ -69,7 +69,7 @@ class AdaptiveKD(Strategy):
         soft, hard, feature = extra.log_variances()
         answers = extra.of_answers
         return {
-            "soft": answers * (-soft).exp() * losses.soft_loss(student.logits, teacher.logits, self.temperature) + soft / 2,
+            "soft": answers * (-soft).exp() * losses.soft_loss(student.logits, teacher.logits, self.temperature, batch=batch) + soft / 2,
             # A batch without labels says nothing of their noise: its hard loss of 0 must not raise their weight.
             "hard": answers * (-hard).exp() * batch.hard_loss(student.logits) + batch.known.any() * hard / 2,
             "feature": 0.5 * (-feature).exp() * torch.stack(distances).mean() + feature / 2,

@@ -38,7 +38,7 @@ class Dist(Strategy):
 
     @classmethod
     def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
-        return teacher.labels >= 2
+        return teacher.exclusive
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:
         assert teacher is not None

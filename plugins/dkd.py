@@ -36,11 +36,11 @@ class DecoupledKD(Strategy):
     @classmethod
     def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
         # Of two classes, one is the target and the other alone: NCKD is 0 and TCKD the whole KL, which `logit` has.
-        return teacher.labels >= 3
+        return teacher.exclusive and teacher.labels >= 3
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:
         assert teacher is not None
-        target = torch.where(batch.labels >= 0, batch.labels, teacher.logits.argmax(-1))
+        target = torch.where(batch.known, batch.labels, teacher.logits.argmax(-1))
         hit = F.one_hot(target, student.logits.shape[-1]).bool()
         my_target, my_others = decoupled(student.logits / self.temperature, hit)
         their_target, their_others = decoupled(teacher.logits / self.temperature, hit)

@@ -76,7 +76,7 @@ class FeatureKD(Strategy):
         if not self.soft:
             return {**terms, "hard": hard}
         assert self.alpha is not None
-        return {**terms, **losses.blend(losses.soft_loss(student.logits, teacher.logits, self.temperature), hard, self.alpha)}
+        return {**terms, **losses.blend(losses.soft_loss(student.logits, teacher.logits, self.temperature, batch=batch), hard, self.alpha)}
 
 
 @hookimpl

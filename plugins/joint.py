@@ -47,12 +47,12 @@ class JointKD(Strategy):
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:
         assert teacher is not None
-        soft = losses.soft_loss(student.logits, teacher.logits.detach(), self.temperature)
+        soft = losses.soft_loss(student.logits, teacher.logits.detach(), self.temperature, batch=batch)
         terms = losses.blend(soft, batch.hard_loss(student.logits), self.alpha)
         if self.teacher_weight > 0:
             terms["teacher_hard"] = self.teacher_weight * batch.hard_loss(teacher.logits)
             if self.mutual > 0:
-                back = losses.soft_loss(teacher.logits, student.logits.detach(), self.temperature)
+                back = losses.soft_loss(teacher.logits, student.logits.detach(), self.temperature, batch=batch)
                 terms["teacher_soft"] = self.teacher_weight * self.mutual * back
         return terms
 

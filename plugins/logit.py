@@ -37,7 +37,7 @@ class LogitKD(Strategy):
 
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, extra: nn.Module | None, progress: float) -> dict[str, Tensor]:
         assert teacher is not None
-        soft = losses.soft_loss(student.logits, teacher.logits, self.temperature, self.form, self.direction)
+        soft = losses.soft_loss(student.logits, teacher.logits, self.temperature, self.form, self.direction, batch)
         return losses.blend(soft, batch.hard_loss(student.logits), self.alpha)
 
 

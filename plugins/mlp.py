@@ -21,20 +21,20 @@ STRIDE = 10.0
 class Scores(nn.Module):
     """Pooled weights (B, 1 or C) -> logits (B, C): nothing but a bias is missing. Between two classes one number decides, half of it for each."""
 
-    def __init__(self, labels: int) -> None:
+    def __init__(self, teacher: ModelInfo) -> None:
         super().__init__()
-        self.labels = labels
-        self.bias = nn.Parameter(torch.zeros(_scores(labels)))
+        self.bias = nn.Parameter(torch.zeros(_scores(teacher)))
+        self.halved = len(self.bias) < teacher.labels
 
     def forward(self, state: Tensor) -> Tensor:
         scores = STRIDE * state + self.bias
-        return torch.cat((-scores, scores), 1) / 2 if self.labels == 2 else scores
+        return torch.cat((-scores, scores), 1) / 2 if self.halved else scores
 
 
 class Bag(nn.Module):
     """Embeds the pieces and known bigrams of a row and maps their sum, over the square root of their number, to logits. State 0 is their mean."""
 
-    def __init__(self, family: Mlp, labels: int) -> None:
+    def __init__(self, family: Mlp, teacher: ModelInfo) -> None:
         super().__init__()
         self.dropout = nn.Dropout(0.2 if family.depth else 0.0)  # of whole features: Iyyer et al. 2015, section 3.1
         self.table = nn.Embedding(family.vocabulary + family.bigrams, family.dimension)
@@ -42,8 +42,8 @@ class Bag(nn.Module):
         self.vocabulary = family.vocabulary
         widths = [family.dimension] + [family.hidden] * family.depth
         self.hidden = nn.ModuleList(nn.Linear(below, above) for below, above in pairwise(widths))
-        direct = family.direct(labels)
-        self.head = Scores(labels) if direct else modules.Head(widths[-1], labels)
+        direct = family.direct(teacher)
+        self.head = Scores(teacher) if direct else modules.Head(widths[-1], teacher.labels)
         self.width = max(widths)
         # A bigram that the training text does not have is never read; one that it has starts as silent as zero.
         nn.init.normal_(self.table.weight, std=1e-3 if direct else modules.WIDTH)
@@ -105,7 +105,7 @@ class Mlp(Family):
             "depth": space.integer("depth", 0, 2),
         }
         if shape["depth"] == 0:
-            return {**shape, "dimension": _scores(teacher.labels), "hidden": 0, "start": "random"}
+            return {**shape, "dimension": _scores(teacher), "hidden": 0, "start": "random"}
         most = min(256, teacher.hidden)
         return {
             **shape,
@@ -127,9 +127,9 @@ class Mlp(Family):
             {**deep, "bigrams": 11_000},
         ]
 
-    def direct(self, labels: int) -> bool:
+    def direct(self, teacher: ModelInfo) -> bool:
         """Whether the embeddings are the logits."""
-        return self.depth == 0 and self.dimension == _scores(labels)
+        return self.depth == 0 and self.dimension == _scores(teacher)
 
     def info(self, teacher: ModelInfo) -> ModelInfo:
         hidden = max(self.dimension, self.hidden if self.depth else 0)
@@ -137,7 +137,7 @@ class Mlp(Family):
 
     def size(self, teacher: ModelInfo) -> int:
         table = (self.vocabulary + self.bigrams) * self.dimension
-        if self.direct(teacher.labels):
+        if self.direct(teacher):
             return table + self.dimension
         widths = [self.dimension] + [self.hidden] * self.depth + [teacher.labels]
         return table + sum((below + 1) * above for below, above in pairwise(widths))
@@ -145,12 +145,12 @@ class Mlp(Family):
     def flops(self, teacher: ModelInfo, length: int) -> int:
         features = 2 * length if self.bigrams else length
         widths = [self.dimension] + [self.hidden] * self.depth
-        if not self.direct(teacher.labels):
+        if not self.direct(teacher):
             widths.append(teacher.labels)
         return 2 * (features * self.dimension + sum(below * above for below, above in pairwise(widths)))
 
     def build(self, teacher: ModelInfo) -> nn.Module:
-        return Bag(self, teacher.labels)
+        return Bag(self, teacher)
 
     def observe(self, student: nn.Module, ids: Tensor, offsets: Tensor, answers: Tensor) -> None:
         assert isinstance(student, Bag)
@@ -173,9 +173,9 @@ class Mlp(Family):
                 rows[self.vocabulary + number] = (rows[first] + rows[second]) / 2
 
 
-def _scores(labels: int) -> int:
+def _scores(teacher: ModelInfo) -> int:
     """Numbers that decide between the classes of a linear model."""
-    return 1 if labels == 2 else labels
+    return 1 if teacher.exclusive and teacher.labels == 2 else teacher.labels
 
 
 @hookimpl

@@ -53,7 +53,7 @@ class SeveralKD(Strategy):
 
     @classmethod
     def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:
-        return teacher.teachers > 1
+        return teacher.teachers > 1 and (teacher.exclusive or not teacher.probabilities)  # the two that `mistakes` can weigh
 
     def build(self, teacher: ModelInfo, student: ModelInfo) -> nn.Module | None:
         return Trust(teacher.teachers)
@@ -63,17 +63,17 @@ class SeveralKD(Strategy):
         assert teacher.teachers is not None
         assert isinstance(extra, Trust)
         log_weights = extra.log_weights()
-        target = losses.mixture(teacher.teachers, log_weights.detach().exp(), self.temperature)
-        soft = losses.soft_loss(student.logits, target, self.temperature)
+        target = losses.mixture(teacher.teachers, log_weights.detach().exp(), self.temperature, batch.task)
+        soft = losses.soft_loss(student.logits, target, self.temperature, batch=batch)
         known = batch.known
         uneven = -log_weights.mean() - math.log(len(log_weights))  # KL(1/K || w)
-        wrong = mistakes(log_weights, teacher.teachers[:, known], batch.labels[known])
+        wrong = mistakes(log_weights, teacher.teachers[:, known], batch.labels[known], batch.task_of_labels.probabilities)
         # Summed over labelled rows, by the size of the batch: a batch with few labels says little, one without says nothing.
         trust = (wrong.sum() + EVEN * known.sum() * uneven) / len(known)
         return {**losses.blend(soft, batch.hard_loss(student.logits), self.alpha), "trust": trust}
 
 
-def mistakes(log_weights: Tensor, teachers: Tensor, labels: Tensor) -> Tensor:
+def mistakes(log_weights: Tensor, teachers: Tensor, labels: Tensor, probabilities: bool) -> Tensor:
     """(B,) how wrong the weighted teachers are of each row: -log of their probability of the label; of a regression the squared error, by the
     mean of the teachers' own.
 
@@ -81,8 +81,9 @@ def mistakes(log_weights: Tensor, teachers: Tensor, labels: Tensor) -> Tensor:
         log_weights: (K,).
         teachers: logits (K, B, C).
         labels: (B,), all known.
+        probabilities: whether logits stand for them.
     """
-    if teachers.shape[-1] == 1:
+    if not probabilities:
         errors = teachers.squeeze(-1) - labels
         return (log_weights.exp().unsqueeze(1) * errors).sum(0).square() / errors.square().mean().clamp_min(1e-12)
     right = teachers.log_softmax(-1).gather(-1, labels.expand(len(teachers), -1).unsqueeze(-1)).squeeze(-1)

@@ -41,8 +41,10 @@ def make(folder: Path, task: str = "classification", *, pairs: bool = False, fam
         logits = teacher(**encoded).logits
         teacher.classifier.bias -= logits.mean(0)  # no class is rare, and a regression is centred
         logits = logits - logits.mean(0)
-    labels = logits[:, 0].tolist() if task == "regression" else [NAMES[index] for index in logits.argmax(-1)]
-    if task == "classification":
+    about = tasks.of(task)
+    teacher.config.problem_type = about.problem_type
+    labels = [about.written(answer) if about.named else answer for answer in about.decode(logits.numpy(), NAMES)]
+    if about.named:
         teacher.config.id2label = dict(enumerate(NAMES))
         teacher.config.label2id = {name: index for index, name in enumerate(NAMES)}
     teacher.save_pretrained(folder / "teacher")
@@ -63,7 +65,7 @@ def make(folder: Path, task: str = "classification", *, pairs: bool = False, fam
                 **({"text_pair": "other"} if pairs else {}),
             },
             "teacher": {"model": str(folder / "teacher")},
-            "search": {"objectives": ["pearson" if task == "regression" else "accuracy", "params"]},
+            "search": {"objectives": [about.qualities[0], "params"]},
         }
     )
     target = folder / "studies" / "toy"

@@ -21,19 +21,19 @@ def sure(classes: list[int], chance: float, count: int = 2) -> np.ndarray:
 
 
 def test_agreement_by_hand() -> None:
-    one, other = sure([0, 0, 1, 1], 0.8), sure([0, 0, 1, 0], 0.8)
-    found = analysis.agreement(one, other)
+    one, other, labels = sure([0, 0, 1, 1], 0.8), sure([0, 0, 1, 0], 0.8), np.zeros(4, np.int64)
+    found = analysis.agreement("classification", one, other, labels)
     assert found["labels"] == 0.75
     # three rows are equal; on the last KL((0.8, 0.2) || (0.2, 0.8)) = 0.8 ln 4 - 0.2 ln 4 = 0.6 ln 4
     assert found["kl"] == pytest.approx(0.6 * math.log(4) / 4)
-    assert analysis.agreement(one, one) == {"labels": 1.0, "kl": 0.0}
+    assert analysis.agreement("classification", one, one, labels) == {"labels": 1.0, "kl": 0.0}
     values = np.array([[1.0], [2.0], [3.0]])
-    assert analysis.agreement(values, 2 * values) == {"pearson": pytest.approx(1.0), "difference": 2.0}
-    assert analysis.agreement(values, np.ones((3, 1)))["pearson"] == 0.0
+    assert analysis.agreement("regression", values, 2 * values, labels) == {"pearson": pytest.approx(1.0), "difference": 2.0}
+    assert analysis.agreement("regression", values, np.ones((3, 1)), labels)["pearson"] == 0.0
 
 
 def test_precision_and_recall_of_each_class() -> None:
-    found = analysis.per_class(sure([0, 0, 1, 0], 0.9, 3), np.array([0, 1, 1, 0]), ("a", "b", "c"))
+    found = analysis.per_class("classification", sure([0, 0, 1, 0], 0.9, 3), np.array([0, 1, 1, 0]), ("a", "b", "c"))
     assert found[0] == {"label": "a", "precision": pytest.approx(2 / 3), "recall": 1.0, "f1": pytest.approx(0.8), "rows": 2}
     assert found[1] == {"label": "b", "precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "rows": 2}
     assert found[2] == {"label": "c", "precision": 0.0, "recall": 0.0, "f1": 0.0, "rows": 0}
@@ -52,7 +52,8 @@ def test_the_fitted_temperature_takes_sureness_back_to_what_is_right() -> None:
     labels = np.array([0] * 80 + [1] * 20)
     logits = sure([0] * 100, 0.8) * 3  # three times as sure as it may be
     assert analysis.fitted_temperature(logits, labels) == pytest.approx(3.0, rel=1e-3)
-    found = analysis.calibration(logits, labels, logits, labels)
+    found = analysis.calibration("classification", logits, labels, logits, labels)
+    assert found is not None
     assert found["ece"] > 0.15
     assert found["ece_fitted"] < 1e-3
 
@@ -60,7 +61,7 @@ def test_the_fitted_temperature_takes_sureness_back_to_what_is_right() -> None:
 def test_rows_are_grouped_by_length_rarest_word_and_label() -> None:
     train = table(["Good film", "good plot"] * 3, [0, 1] * 3)
     texts = ["good", "good film", "Good, film!", "good zebra", "good plot film good plot film"]
-    parts = analysis.groups(table(texts, [0, 1, 0, 1, 0]), train, ("neg", "pos"))
+    parts = analysis.groups("classification", table(texts, [0, 1, 0, 1, 0]), train, ("neg", "pos"))
     named = {kind: {name: np.flatnonzero(rows).tolist() for name, rows in each} for kind, each in parts.items()}
     assert named["words"] == {
         "a word that training never saw": [3],
@@ -69,7 +70,7 @@ def test_rows_are_grouped_by_length_rarest_word_and_label() -> None:
     }
     assert named["label"] == {"neg": [0, 2, 4], "pos": [1, 3]}
     assert sorted(row for rows in named["length"].values() for row in rows) == [0, 1, 2, 3, 4]
-    pairs = analysis.groups(table(["good"], [0], ["zebra"]), train, ())
+    pairs = analysis.groups("regression", table(["good"], [0], ["zebra"]), train, ())
     assert list(pairs) == ["length", "words"]
     assert [name for name, rows in pairs["words"] if rows[0]] == ["a word that training never saw"]
 
@@ -92,13 +93,13 @@ def test_slices_show_where_the_student_loses_most() -> None:
 def test_rows_of_disagreement_are_numbers_unless_texts_are_asked_for() -> None:
     rows = table(["secret", "other", "third"], [0, 1, 1], ["x", "y", "z"])
     student, teacher = sure([0, 0, 1], 0.9), sure([1, 0, 1], 0.9)
-    assert analysis.disagreements(student, teacher, rows, ("neg", "pos")) == [
+    assert analysis.disagreements("classification", student, teacher, rows, ("neg", "pos")) == [
         {"row": 0, "label": "neg", "student": "neg", "teacher": "pos"}
     ]
-    (line,) = analysis.disagreements(student, teacher, rows, ("neg", "pos"), texts=True)
+    (line,) = analysis.disagreements("classification", student, teacher, rows, ("neg", "pos"), texts=True)
     assert (line["text"], line["text_pair"]) == ("secret", "x")
     values = Table(["a", "b"], None, np.array([1.0, 2.0], np.float32))
-    found = analysis.disagreements(np.array([[1.0], [2.0]]), np.array([[1.5], [9.0]]), values, ())
+    found = analysis.disagreements("regression", np.array([[1.0], [2.0]]), np.array([[1.5], [9.0]]), values, ())
     assert [each["row"] for each in found] == [1, 0]
 
 

@@ -428,7 +428,7 @@ def test_when_every_run_fails_the_reason_is_told_and_the_test_stays_closed(folde
 def test_tables_show_test_control_and_the_recovered_gap(folder: Path, in_process: list[TrialSpec]) -> None:
     document, _ = run(folder)
     console = Console(file=StringIO(), width=220)
-    console.print(front_table(document), confirm_command.table(document))
+    console.print(front_table(document), confirm_command.table(document, tasks.of("classification")))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     for name in ("test, 95 %", "control", "recovered", "tied with", "majority class", "of teacher"):
         assert name in shown

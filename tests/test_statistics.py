@@ -27,10 +27,15 @@ def answers(rng: np.random.Generator, accuracies: np.ndarray, seeds: int, rows: 
     return (latent > stats.norm.ppf(accuracies.reshape(*shape, 1))).astype(np.int64)
 
 
+def resampled(metric: str, said: np.ndarray, labels: np.ndarray, **options: int) -> np.ndarray:
+    """Of answers (M, N): class numbers."""
+    return statistics.resampled("classification", metric, np.eye(5)[np.atleast_2d(said)], labels, **options)
+
+
 def spreads(said: np.ndarray, labels: np.ndarray, draws: int = 1000) -> tuple[list[np.ndarray], list[statistics.Spread]]:
     """Draws (D, K) and the spread over seeds of each recipe; said (M, K, N)."""
     recipes, seeds, rows = said.shape
-    every = statistics.resampled("accuracy", said.reshape(-1, rows), labels, draws=draws).reshape(-1, recipes, seeds)
+    every = resampled("accuracy", said.reshape(-1, rows), labels, draws=draws).reshape(-1, recipes, seeds)
     split = [every[:, place] for place in range(recipes)]
     return split, statistics.spreads(list((said == labels).mean(-1)), split)
 
@@ -58,7 +63,7 @@ def test_one_seed_has_wilsons_interval_and_seeds_that_agree_have_it_too() -> Non
 def test_seeds_that_differ_widen_the_interval() -> None:
     apart = np.stack([np.arange(1000) < count for count in (700, 800, 900)])
     said, labels = (~apart).astype(np.int64), np.zeros(1000, np.int64)
-    (spread,) = statistics.spreads([apart.mean(1)], [statistics.resampled("accuracy", said, labels)])
+    (spread,) = statistics.spreads([apart.mean(1)], [resampled("accuracy", said, labels)])
     assert (spread.total, spread.freedom) == (pytest.approx(0.01), 2)  # 0.7, 0.8, 0.9: a variance of 0.01
     low, high = statistics.accuracy_interval(apart, spread)
     # Student's quantile of 2 degrees of freedom is 4.3, and 0.1 / sqrt(3) is 0.058: about a quarter to either side
@@ -90,7 +95,7 @@ def test_a_resampled_metric_is_scikit_learns_on_the_same_rows(metric: str) -> No
         "macro_f1": lambda one, other: f1_score(one, other, average="macro", zero_division=0.0),
         "mcc": matthews_corrcoef,
     }[metric]
-    found = statistics.resampled(metric, said, labels, draws=5, seed=1)
+    found = resampled(metric, said, labels, draws=5, seed=1)
     counts = statistics._block(40, 5, 1, 0).astype(int)
     for draw, count in enumerate(counts):
         rows = np.repeat(np.arange(40), count)
@@ -103,7 +108,7 @@ def test_a_resampled_correlation_is_scipys_on_the_same_rows(metric: str) -> None
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 6, 50) / 2  # with ties
     said = np.stack([labels + rng.normal(size=50), np.round(rng.normal(size=50)), np.full(50, 2.0)])
-    found = statistics.resampled(metric, said, labels.astype(np.float32), draws=4, seed=2)
+    found = statistics.resampled("regression", metric, said[..., None], labels.astype(np.float32), draws=4, seed=2)
     for draw, count in enumerate(statistics._block(50, 4, 2, 0).astype(int)):
         rows = np.repeat(np.arange(50), count)
         theirs = [tasks.of("regression").scores(said[model][rows, None], labels[rows])[metric] for model in range(3)]
@@ -113,12 +118,12 @@ def test_a_resampled_correlation_is_scipys_on_the_same_rows(metric: str) -> None
 def test_draws_come_in_blocks_and_are_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.zeros(100, np.int64)
     said = (np.arange(100) < 20).astype(np.int64)
-    whole = statistics.resampled("accuracy", said, labels, draws=300)
+    whole = resampled("accuracy", said, labels, draws=300)
     assert whole.shape == (300, 1)
     assert whole.std() == pytest.approx(0.04, rel=0.1)  # sqrt(0.8 * 0.2 / 100)
-    assert np.array_equal(whole, statistics.resampled("accuracy", said, labels, draws=300))
+    assert np.array_equal(whole, resampled("accuracy", said, labels, draws=300))
     monkeypatch.setattr(statistics, "_CELLS", 1000)  # ten draws at a time
-    assert statistics.resampled("accuracy", said, labels, draws=295).shape == (295, 1)
+    assert resampled("accuracy", said, labels, draws=295).shape == (295, 1)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5, 1.0, 2.0])
@@ -243,12 +248,12 @@ def test_foresight_by_hand() -> None:
     # the largest of 24 normals is 1.95 standard deviations up, and the shared half of the noise moves all alike: 1.95 * 0.7071 * 0.01265
     assert statistics.optimism("accuracy", 0.8, 1000, 24) == pytest.approx(0.01744, rel=0.01)
     assert statistics.optimism("accuracy", 0.8, 1000, 1) == 0.0
-    first, second = statistics.foresight(1000, 24, 0.8)
+    first, second = statistics.foresight(1000, 24, 0.8, "accuracy")
     assert "1,000 rows" in first
     assert "2.5 points of accuracy" in first
     assert "best of 24 equal students" in second
     assert "1.7 points" in second
-    assert statistics.foresight(10_000, 24, 0.8) == []
+    assert statistics.foresight(10_000, 24, 0.8, "accuracy") == []
 
 
 def test_optimism_is_what_the_best_of_equal_students_gains_in_a_simulation() -> None:
@@ -261,5 +266,5 @@ def test_a_thousand_rows_take_less_than_a_second() -> None:
     rng = np.random.default_rng(0)
     said, labels = rng.integers(0, 2, (30, 1250)), rng.integers(0, 2, 1250)
     begun = time.monotonic()
-    statistics.resampled("accuracy", said, labels)
+    resampled("accuracy", said, labels)
     assert time.monotonic() - begun < 2

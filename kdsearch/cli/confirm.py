@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from kdsearch import tasks
 from kdsearch.cli.options import Format, FormatOption, Moved, StudyDir
 
 WIDTH = 150  # columns where there is no terminal that says: nothing wraps
@@ -26,6 +27,7 @@ def confirm(
     format: FormatOption = Format.table,
 ) -> None:
     """Train the finalists again with fresh seeds, beside the same students without a teacher, and measure them on the sealed test rows."""
+    from kdsearch.results.folder import StudyFolder
     from kdsearch.study.confirm import confirm as run
 
     document = run(study_dir, seeds=seeds, top=top, texts=texts, sets=sets or ())
@@ -35,7 +37,7 @@ def confirm(
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
-    console.print(table(document))
+    console.print(table(document, tasks.of(StudyFolder(study_dir).config(sets or ()).task)))
     for line in notes(document):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -54,7 +56,7 @@ def summary(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def table(document: dict[str, Any]) -> Table:
+def table(document: dict[str, Any], task: tasks.Task) -> Table:
     """The finalists on test, with the teacher and the simplest guess beside them."""
     quality = document["objectives"][0]
     told, teacher = document["confirmation"], document["teacher"]
@@ -85,8 +87,7 @@ def table(document: dict[str, Any]) -> Table:
     own = teacher["test"]
     cells = [compact(teacher["params"]), f"{teacher['validation'][quality]:.4f}", f"{own[quality]:.4f}"]
     found.add_row("", "teacher", *cells, f"{own['ci95'][0]:.3f}-{own['ci95'][1]:.3f}", style="dim")
-    guess = "majority class" if "accuracy" in told["majority"] else "mean value"
-    found.add_row("", guess, "", "", f"{told['majority'][quality]:.4f}", style="dim")
+    found.add_row("", task.simplest, "", "", f"{told['majority'][quality]:.4f}", style="dim")
     return found
 
 

@@ -92,7 +92,7 @@ def _read(config: StudyConfig) -> tuple[Data, Table]:
                 f"data: every {role} row is also in {'test' if role == 'validation' else 'validation or test'}: nothing is left"
             )
     dropped = {"train": lost_train, "validation": lost_validation}
-    _refuse_lost_classes(whole, train, names, "data: dropping the training rows that are also in validation or test")
+    _refuse_lost_classes(whole, train, names, config.task, "data: dropping the training rows that are also in validation or test")
     train = _sample(train, names, config)
     if unlabelled is not None:
         unlabelled, dropped["unlabelled"] = _without(unlabelled, judged | set(row_keys(train)))
@@ -102,7 +102,7 @@ def _read(config: StudyConfig) -> tuple[Data, Table]:
         if most is not None and most < len(unlabelled):
             unlabelled = unlabelled.rows(np.sort(np.random.default_rng(config.data.split_seed).permutation(len(unlabelled))[:most]))
     counts = {
-        role: {name: int((table.labels == number).sum()) for number, name in enumerate(names)}
+        role: {name: int(tasks.of(config.task).holds(table.labels, number).sum()) for number, name in enumerate(names)}
         for role, table in (("train", train), ("validation", validation))
         if names
     }
@@ -212,7 +212,7 @@ def _carve(tables: dict[str, Table], roles: Sequence[str], names: tuple[str, ...
             "give these as files of their own, or more rows"
         )
     for number, name in enumerate(names):
-        count = int((train.labels[left] == number).sum())
+        count = int(tasks.of(config.task).holds(train.labels[left], number).sum())
         if 0 < count <= len(roles):
             raise InputError(f"data: the label {name!r} has only {count} row{'s'[: count > 1]}: too few to carve {wanted} out of train")
     carved: dict[str, np.ndarray] = {}
@@ -223,7 +223,7 @@ def _carve(tables: dict[str, Table], roles: Sequence[str], names: tuple[str, ...
         left, taken = train_test_split(left, test_size=size, random_state=config.data.split_seed, stratify=strata)
         carved[role] = np.sort(taken)
     rest = train.rows(np.setdiff1d(np.arange(len(train)), np.concatenate(list(carved.values()))))
-    _refuse_lost_classes(train, rest, names, f"data: carving {wanted}")
+    _refuse_lost_classes(train, rest, names, config.task, f"data: carving {wanted}")
     return {**tables, **{role: train.rows(taken) for role, taken in carved.items()}, "train": rest}
 
 
@@ -235,8 +235,9 @@ def _once(train: Table) -> np.ndarray:
     return np.array(list(first.values())) if len(first) < (1 - REPEATED) * len(train) else np.arange(len(train))
 
 
-def _refuse_lost_classes(before: Table, after: Table, names: tuple[str, ...], cause: str) -> None:
-    lost = [names[number] for number in np.setdiff1d(before.labels, after.labels)] if names else []
+def _refuse_lost_classes(before: Table, after: Table, names: tuple[str, ...], task: str, cause: str) -> None:
+    holds = tasks.of(task).holds
+    lost = [name for number, name in enumerate(names) if holds(before.labels, number).any() and not holds(after.labels, number).any()]
     if lost:
         raise InputError(f"{cause} leaves train without a row of the label {lost[0]!r}: give more rows of it")
 
@@ -254,12 +255,14 @@ def _sample(train: Table, names: tuple[str, ...], config: StudyConfig) -> Table:
         if size < len(present):
             raise InputError(f"data.max_train: {size} rows cannot hold {len(present)} classes")
         if counts.min() < 2:
-            raise InputError(f"data.max_train: the label {names[present[counts.argmin()]]!r} has a single row: give more rows of it")
+            row = np.flatnonzero(strata == present[counts.argmin()])
+            label = tasks.of(config.task).readable(train.labels[row], names)[0]
+            raise InputError(f"data.max_train: the label {label!r} has a single row: give more rows of it")
         # leaving out fewer rows than there are classes cannot be shared out
         strata = strata if len(train) - size >= len(present) else None
     taken = train_test_split(np.arange(len(train)), train_size=size, random_state=config.data.split_seed, stratify=strata)[0]
     sample = train.rows(np.sort(taken))
-    _refuse_lost_classes(train, sample, names, f"data.max_train: {size}")
+    _refuse_lost_classes(train, sample, names, config.task, f"data.max_train: {size}")
     return sample
 
 

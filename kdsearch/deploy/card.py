@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from kdsearch import tasks
 from kdsearch.io.text import markdown_table, score
 
 _METRICS = {"macro_f1": "f1", "mcc": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
@@ -27,17 +28,17 @@ def card(
         point: of the front; document: front.json; manifest: the study's; study: study.yaml; record: the student's kdsearch.json;
         verdict: verdict.json; analysis: what `kdsearch confirm` found besides the mean, None where the point is not confirmed.
     """
-    quality = document["objectives"][0]
+    quality, task = document["objectives"][0], tasks.of(record["task"])
     name = f"{document['study']}-{point['trial']}"
     data = ModelCardData(
         model_name=name,
-        pipeline_tag="text-classification",
+        pipeline_tag=task.pipeline,
         library_name="transformers" if record["family"]["stock"] else "onnx",
         base_model=_base_model(study),
         datasets=[study["data"]["hub"]] if study["data"]["hub"] else None,
         metrics=[_METRICS.get(quality, quality)],
         tags=["knowledge-distillation", "kdsearch"],
-        eval_results=_results(point, quality, study, document["study"]),
+        eval_results=_results(point, quality, study, document["study"], task.pipeline),
     )
     parts = [
         f"# {name}",
@@ -78,13 +79,13 @@ def _short(named: str) -> str:
     return f"`{str(named).rstrip('/').rsplit('/', 1)[-1]}`" if not _hub_id(named) else f"`{named}`"
 
 
-def _results(point: Mapping[str, Any], quality: str, study: Mapping[str, Any], name: str) -> list[EvalResult]:
+def _results(point: Mapping[str, Any], quality: str, study: Mapping[str, Any], name: str, pipeline: str) -> list[EvalResult]:
     source = study["data"]["hub"] or study["data"]["preset"] or name
     confirmed = point["confirmed"]
     split, value = ("test", confirmed["test"][quality]) if confirmed else ("validation", point["validation"][quality])
     return [
         EvalResult(
-            task_type="text-classification",
+            task_type=pipeline,
             dataset_type=source,
             dataset_name=source,
             dataset_split=split,
@@ -162,7 +163,7 @@ def _changes(analysis: Mapping[str, Any] | None) -> list[str]:
 
 
 def _use(record: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[str]:
-    pairs, labels = record["deployed"]["pairs"], record["labels"]
+    pairs, labels, task = record["deployed"]["pairs"], record["labels"], tasks.of(record["task"])
     parts = [
         "## Use",
         f"Labels, in the order of the logits: {', '.join(f'`{label}`' for label in labels)}." if labels else "It gives one number.",
@@ -171,7 +172,7 @@ def _use(record: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[str]:
         example = '{"text": "one text", "text_pair": "the other"}' if pairs else '"a text"'
         parts.append(
             "```python\nfrom transformers import pipeline\n\n"
-            f'classify = pipeline("text-classification", model="this/folder")\nclassify({example}, truncation=True)\n```'
+            f'classify = pipeline("{task.pipeline}", model="this/folder")\nclassify({example}, truncation=True)\n```'
         )
     else:
         second = ', ["the other"]' if pairs else ""
@@ -182,7 +183,8 @@ def _use(record: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[str]:
     if verdict["onnx"]:
         what = "One text a line, a tab between the two of a pair" if pairs else "One text a line"
         parts.append(
-            "As ONNX, with onnxruntime, tokenizers and numpy alone:\n\n```sh\npython predict.py --scores < texts.txt\n```\n\n"
+            "As ONNX, with onnxruntime, tokenizers and numpy alone:\n\n"
+            f"```sh\npython predict.py{' --scores' if task.probabilities else ''} < texts.txt\n```\n\n"
             f"{what}. It takes `onnx/model_quantized.onnx` where that is there, else `onnx/model.onnx`; `--model fp32` asks for the latter."
         )
     return parts
@@ -254,7 +256,7 @@ def _limits(
         "- It knows texts like those it was trained on; in another domain or language its answers mean little, however sure its scores look.",
         "- It learnt from its teacher and its labels, mistakes and prejudices of both included.",
     ]
-    if record["labels"] and analysis is None:
+    if tasks.of(record["task"]).probabilities and analysis is None:
         lines.append("- Its probabilities are not calibrated: set thresholds on data of your own.")
     if not point["confirmed"]:
         lines.append(f"- Its {quality} was measured on {rows:,} validation rows only, and on one seed.")

@@ -53,8 +53,12 @@ class Reference:
     def typed(self) -> bool:
         return typed(self.student, self.rows)
 
+    @property
+    def about(self) -> tasks.Task:
+        return tasks.of(self.task)
+
     def score(self, logits: np.ndarray, rows: np.ndarray | slice = slice(None)) -> float:
-        return tasks.of(self.task).scores(logits, self.rows.labels[rows])[self.quality]
+        return self.about.scores(logits, self.rows.labels[rows])[self.quality]
 
     def sample(self, most: int) -> np.ndarray:
         """Row numbers, ascending: all, or `most` drawn with a fixed seed."""
@@ -113,13 +117,13 @@ def loads(folder: Path, reference: Reference, plugins_from: Sequence[str]) -> li
 
 
 def _stock(folder: Path, reference: Reference) -> Check:
-    what, names = "loads with transformers", reference.student.labels
+    what, names, about = "loads with transformers", reference.student.labels, reference.about
     with quiet():
         model = AutoModelForSequenceClassification.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
+        classify = pipeline(about.pipeline, model=model, tokenizer=tokenizer, device="cpu")
     said = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     if names and said != names:
         return Check(what, False, f"config.json names the labels {said}, the study {names}")
@@ -128,12 +132,14 @@ def _stock(folder: Path, reference: Reference) -> Check:
     texts: list[Any] = list(some.texts)
     if some.pairs is not None:
         texts = [{"text": one, "text_pair": two} for one, two in zip(some.texts, some.pairs, strict=True)]
-    results = classify(texts, truncation=True, batch_size=1)
+    results = [{each["label"]: each["score"] for each in row} for row in classify(texts, truncation=True, batch_size=1, top_k=None)]
     logits = reference.logits[rows]
-    if names:
-        wrong = sum(result["label"] != names[index] for result, index in zip(results, logits.argmax(-1), strict=True))
-        return Check(what, wrong == 0, f"{type(model).__name__}, pipeline: {len(rows) - wrong} of {len(rows)} labels the same")
-    gap = max(abs(result["score"] - float(value)) for result, value in zip(results, logits[:, 0], strict=True))
+    expected = about.probabilities_of(logits) if about.probabilities else logits
+    gaps = np.abs(np.array([[row[name] for name in said] for row in results]) - expected).max(-1)
+    if about.probabilities:
+        same = int((gaps <= TOLERANCE).sum())
+        return Check(what, same == len(rows), f"{type(model).__name__}, pipeline: {same} of {len(rows)} labels the same")
+    gap = float(gaps.max())
     return Check(what, gap <= TOLERANCE, f"{type(model).__name__}, pipeline: numbers differ by at most {gap:.1e}")
 
 
@@ -143,7 +149,8 @@ def parity(predictor: Predictor, reference: Reference, progress: Progress) -> tu
     progress("ONNX fp32 against torch", 0, 2)
     found = answers(predictor, reference, everything)
     gap = float(np.abs(found - reference.logits).max())
-    differ = int((found.argmax(-1) != reference.logits.argmax(-1)).sum()) if reference.student.labels else 0
+    agreed = reference.about.agree(found, reference.logits)
+    differ = 0 if agreed is None else int((~agreed).sum())
     progress("ONNX fp32 against torch", 1, 2)
     by_length = np.argsort(reference.tokens.lengths, kind="stable")
     shapes = []
@@ -159,7 +166,7 @@ def parity(predictor: Predictor, reference: Reference, progress: Progress) -> tu
     progress("ONNX fp32 against torch", 2, 2)
     worst = max([gap, *(shape["difference"] for shape in shapes)])
     lengths = [shape["length"] for shape in shapes]
-    same = f"; another label on {differ} rows" if differ else "; the same label on all" if reference.student.labels else ""
+    same = f"; another label on {differ} rows" if differ else "" if agreed is None else "; the same label on all"
     detail = f"{len(everything):,} rows; batches of {min(BATCHES)} to {max(shape['batch'] for shape in shapes)}, "
     detail += f"lengths {min(lengths)} to {max(lengths)}: logits differ by at most {worst:.1e}{same}"
     facts = {"rows": len(everything), "difference": worst, "other_label": differ, "tolerance": TOLERANCE, "shapes": shapes}
@@ -173,7 +180,7 @@ class Tried:
     variant: str
     bytes: int
     difference: float  # mean, of a logit
-    agreement: float | None  # share of rows with the label of fp32; None for a regression
+    agreement: float | None  # share of rows with the label of fp32; None where answers are values
     score: float  # the study's metric
     drop: float  # points (hundredths of the metric) lost against fp32; negative where it gained
     passed: bool
@@ -181,11 +188,12 @@ class Tried:
 
 def _judge(name: str, path: Path, logits: np.ndarray, rows: np.ndarray, reference: Reference, max_drop: float) -> Tried:
     own, size = reference.logits[rows], path.stat().st_size
+    agreed = reference.about.agree(logits, own)
     if not np.isfinite(logits).all():
-        return Tried(name, size, math.inf, 0.0 if reference.student.labels else None, 0.0, math.inf, False)
+        return Tried(name, size, math.inf, None if agreed is None else 0.0, 0.0, math.inf, False)
     score = reference.score(logits, rows)
     drop = 100 * (reference.score(own, rows) - score)
-    agreement = float((logits.argmax(-1) == own.argmax(-1)).mean()) if reference.student.labels else None
+    agreement = None if agreed is None else float(agreed.mean())
     return Tried(name, size, float(np.abs(logits - own).mean()), agreement, score, drop, drop <= max_drop + 1e-9)
 
 
@@ -251,7 +259,7 @@ def script(folder: Path, reference: Reference, progress: Progress) -> Check:
         return Check(
             what, False, f"exit {run.returncode}: {(run.stderr.decode(errors='replace').strip().splitlines() or ['no message'])[-1]}"
         )
-    said, logits = run.stdout.decode().splitlines(), reference.logits[rows]
+    said, about, logits = run.stdout.decode().splitlines(), reference.about, reference.logits[rows]
     predictor = Predictor(folder, "fp32")
     for n in rows:
         ids = predictor.tokenise([texts[n]], None if pairs is None else [pairs[n]])["input_ids"][0]
@@ -260,14 +268,11 @@ def script(folder: Path, reference: Reference, progress: Progress) -> Check:
     if len(said) != len(rows):
         return Check(what, False, f"{len(said)} answers to {len(rows)} lines")
     default = Predictor(folder).model
-    if reference.student.labels:
-        names = reference.student.labels
-        wrong = sum(answer != names[index] for answer, index in zip(said, logits.argmax(-1), strict=True))
-        return Check(
-            what, wrong == 0, f"the same tokens, {len(rows) - wrong:,} of {len(rows):,} labels the same; without --model: {default}"
-        )
-    numbers = np.array([float(answer) for answer in said])
-    gap = float(np.max(np.abs(numbers - logits[:, 0]) / (1 + np.abs(logits[:, 0]))))
+    expected = about.decode(logits, reference.student.labels)
+    if about.probabilities:
+        same = sum(one == about.written(other) for one, other in zip(said, expected, strict=True))
+        return Check(what, same == len(rows), f"the same tokens, {same:,} of {len(rows):,} labels the same; without --model: {default}")
+    gap = max(abs(float(one) - other) / (1 + abs(other)) for one, other in zip(said, expected, strict=True))
     return Check(
         what, gap <= TOLERANCE, f"the same tokens, numbers differ by at most {gap:.1e} of 1 + their size; without --model: {default}"
     )

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kdsearch import tasks
 from kdsearch.data.tokens import Table
 from kdsearch.errors import InputError
 from kdsearch.io.files import disk_problems, ensure_folder
@@ -26,7 +27,7 @@ _WORK = ".kdsearch-export-"
 
 
 def lay_out(source: Path, student: Student, rows: Table, target: Path, provenance: dict[str, Any]) -> None:
-    """Copy a student's folder, and add what whoever serves it must know: how texts become tokens.
+    """Copy a student's folder, and add what whoever serves it must know: how texts become tokens, and logits answers.
 
     Args:
         rows: any rows of the study; they tell whether its texts are pairs.
@@ -43,6 +44,7 @@ def lay_out(source: Path, student: Student, rows: Table, target: Path, provenanc
         "pairs": rows.pairs is not None,
         "pad": tokenizer.pad_token_id or 0,
         "truncation_side": tokenizer.truncation_side,
+        "activation": tasks.of(record["task"]).activation,
     }
     _write_json(target / RECORD, record)
     settings = target / "tokenizer_config.json"

@@ -4,7 +4,8 @@
     python predict.py < texts.txt          one text a line, a tab between the two of a pair; one label a line comes back, as it is ready
     python predict.py --file texts.txt --scores
 
-With --scores, tab-separated probabilities follow the label, in the order of "labels" in kdsearch.json. A regression prints its number.
+With --scores, tab-separated probabilities follow the label, in the order of "labels" in kdsearch.json. A regression prints its number; of a
+student that gives a text several labels they are joined by "|".
 In a program: Predictor(folder).labels(["a text"]).
 """
 
@@ -43,6 +44,7 @@ class Predictor:
         reads = record["deployed"]
         self.names: list[str] = record["labels"]
         self.pairs: bool = reads["pairs"]
+        self.activation: str | None = reads["activation"]  # softmax: one label a text; sigmoid: any number of them; None: a value
         self._pad: int = reads["pad"]
         self.model = model or ("int8" if (root / MODELS["int8"]).exists() else "fp32")
         path = root / MODELS[self.model]
@@ -81,22 +83,31 @@ class Predictor:
         """(B, C) float32; all texts in one batch."""
         return self.run(self.tokenise(texts, pairs))
 
-    def labels(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[str] | list[float]:
-        """A label for each text; for a regression a number."""
+    def labels(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Any]:
+        """A label for each text; a list of them where it may have several; for a regression a number."""
         return self.named(self.logits(texts, pairs))
 
-    def named(self, logits: np.ndarray) -> list[str] | list[float]:
+    def named(self, logits: np.ndarray) -> list[Any]:
         """Logits (B, C) as labels, or as numbers for a regression."""
-        if not self.names:
+        if self.activation is None:
             return [float(value) for value in logits[:, 0]]
+        if self.activation == "sigmoid":
+            return [[self.names[index] for index in np.flatnonzero(row > 0)] for row in logits]
         return [self.names[index] for index in logits.argmax(-1)]
 
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Of the same shape; for labels alone."""
+        if self.activation == "sigmoid":
+            return 1 / (1 + np.exp(-logits))
+        raised = np.exp(logits - logits.max(-1, keepdims=True))
+        shares: np.ndarray = raised / raised.sum(-1, keepdims=True)
+        return shares
 
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis."""
-    raised = np.exp(logits - logits.max(-1, keepdims=True))
-    shares: np.ndarray = raised / raised.sum(-1, keepdims=True)
-    return shares
+
+def _cell(answer: Any) -> str:
+    if isinstance(answer, float):
+        return f"{answer:.6g}"
+    return "|".join(answer) if isinstance(answer, list) else str(answer)
 
 
 def _lines(stream: BinaryIO, count: int, pairs: bool) -> Iterator[tuple[list[str], list[str] | None]]:
@@ -139,15 +150,14 @@ def main() -> int:
         parser.error("--threads and --batch are at least 1")
     try:
         predictor = Predictor(folder, asked.model, asked.threads)
-        if asked.scores and not predictor.names:
+        if asked.scores and predictor.activation is None:
             parser.error("--scores: this is a regression, it has no probabilities")
         with asked.file.open("rb") if asked.file else sys.stdin.buffer as stream:
             for texts, pairs in _lines(stream, asked.batch, predictor.pairs):
                 logits = predictor.logits(texts, pairs)
-                for label, shares in zip(predictor.named(logits), probabilities(logits), strict=True):
-                    columns = [f"{label:.6g}" if isinstance(label, float) else str(label)]
-                    if asked.scores:
-                        columns += [f"{share:.6f}" for share in shares]
+                scores = predictor.probabilities(logits) if asked.scores else logits[:, :0]
+                for answer, shares in zip(predictor.named(logits), scores, strict=True):
+                    columns = [_cell(answer), *(f"{share:.6f}" for share in shares)]
                     sys.stdout.buffer.write(("\t".join(columns) + "\n").encode())
                 sys.stdout.buffer.flush()
     except BrokenPipeError:  # the reader has seen enough

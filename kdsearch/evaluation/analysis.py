@@ -21,80 +21,89 @@ from kdsearch.data.tokens import Table
 BINS = 15  # of the confidence, equally wide
 LEAST = 20  # rows of a slice worth a line
 RARE = 5  # a word seen fewer times in training
-FURTHEST = 20  # rows listed of a regression, which has no labels to disagree on
+FURTHEST = 20  # rows listed where answers are values, which differ by degrees
 
 _WORD = re.compile(r"\w+")
 
 
-def agreement(student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
+def agreement(task: str, student: np.ndarray, teacher: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """How alike two models answer.
 
     Args:
-        student, teacher: logits (N, C); C = 1 for a regression.
+        student, teacher: logits (N, C).
+        labels: of the N rows.
 
     Returns:
-        labels: the share of rows with the same label; kl: mean KL(teacher || student) in nats; for a regression pearson, and the mean
-        absolute difference.
+        labels: the share of rows with the same answer; kl: mean KL(teacher || student) in nats, of a decision; where answers are values
+        pearson, and the mean absolute difference.
     """
-    if student.shape[1] == 1:
-        one, other = student[:, 0].astype(np.float64), teacher[:, 0].astype(np.float64)
+    about = tasks.of(task)
+    same, chosen, taught = about.agree(student, teacher), about.choices(student, labels), about.choices(teacher, labels)
+    if same is None or chosen is None or taught is None:
+        one, other = about.predictions(student), about.predictions(teacher)
         constant = not (one.std() > 0 and other.std() > 0)
         return {"pearson": 0.0 if constant else float(np.corrcoef(one, other)[0, 1]), "difference": float(np.abs(one - other).mean())}
-    said, taught = special.log_softmax(student.astype(np.float64), axis=1), special.log_softmax(teacher.astype(np.float64), axis=1)
-    return {
-        "labels": float((student.argmax(1) == teacher.argmax(1)).mean()),
-        "kl": float((np.exp(taught) * (taught - said)).sum(1).mean()),
-    }
+    mine, theirs = (special.log_softmax(each[0].astype(np.float64), axis=1) for each in (chosen, taught))
+    return {"labels": float(same.mean()), "kl": float((np.exp(theirs) * (theirs - mine)).sum(1).mean())}
 
 
-def per_class(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Precision, recall and F1 of each class, in the order of names, and how many rows have its label."""
-    table = sk.precision_recall_fscore_support(labels, logits.argmax(1), labels=range(len(names)), zero_division=0.0)
-    keys = ("precision", "recall", "f1", "rows")
-    return [
-        {"label": name, **{key: int(column[at]) if key == "rows" else float(column[at]) for key, column in zip(keys, table, strict=True)}}
-        for at, name in enumerate(names)
-    ]
+def per_class(task: str, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Precision, recall and F1 of each label, in the order of names, and how many rows have it."""
+    about, found = tasks.of(task), []
+    predicted = about.predictions(logits)
+    for number, name in enumerate(names):
+        there = about.holds(labels, number)
+        scores = sk.precision_recall_fscore_support(there, about.holds(predicted, number), average="binary", zero_division=0.0)
+        found.append(
+            {"label": name, **dict(zip(("precision", "recall", "f1"), map(float, scores[:3]), strict=True)), "rows": int(there.sum())}
+        )
+    return found
 
 
-def calibration_error(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:
+def calibration_error(logits: np.ndarray, classes: np.ndarray, temperature: float = 1.0) -> float:
     """Expected calibration error, 0..1: the mean distance of confidence and accuracy over BINS equally wide bins of the confidence.
 
     Args:
-        logits: (N, C), divided by the temperature first.
+        logits: (M, K) of choices between K classes, divided by the temperature first; classes: (M,) the right ones.
     """
     chances = special.softmax(logits.astype(np.float64) / temperature, axis=1)
-    sure, right = chances.max(1), logits.argmax(1) == labels
+    sure, right = chances.max(1), logits.argmax(1) == classes
     bins = np.minimum((sure * BINS).astype(np.int64), BINS - 1)
     gaps = np.bincount(bins, weights=right - sure, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(labels))
+    return float(np.abs(gaps).sum() / len(classes))
 
 
-def fitted_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature, 0.05 to 20, that makes the labels likeliest. To be fitted on other rows than those that it is judged on.
+def fitted_temperature(logits: np.ndarray, classes: np.ndarray) -> float:
+    """The temperature, 0.05 to 20, that makes the right classes likeliest. To be fitted on other rows than those that it is judged on.
 
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv:1706.04599, section 4.2.
     """
-    values, rows = logits.astype(np.float64), np.arange(len(labels))
+    values, rows = logits.astype(np.float64), np.arange(len(classes))
 
     def loss(log_temperature: float) -> float:
-        return -float(special.log_softmax(values / math.exp(log_temperature), axis=1)[rows, labels].mean())
+        return -float(special.log_softmax(values / math.exp(log_temperature), axis=1)[rows, classes].mean())
 
     return float(math.exp(optimize.minimize_scalar(loss, bounds=(math.log(0.05), math.log(20.0)), method="bounded").x))
 
 
-def calibration(validation: np.ndarray, validation_labels: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """ECE as the model is, and after a temperature fitted on validation.
+def calibration(
+    task: str, validation: np.ndarray, validation_labels: np.ndarray, logits: np.ndarray, labels: np.ndarray
+) -> dict[str, float] | None:
+    """ECE as the model is, and after a temperature fitted on validation; None where outputs stand for no probabilities.
 
     Args:
         validation: (M, C) logits there.
         logits: (N, C) on the rows that are judged.
     """
-    temperature = fitted_temperature(validation, validation_labels)
+    known, judged = tasks.of(task).choices(validation, validation_labels), tasks.of(task).choices(logits, labels)
+    if known is None or judged is None:
+        return None
+    chosen, right = judged[0], judged[1].astype(np.int64)
+    temperature = fitted_temperature(known[0], known[1].astype(np.int64))
     return {
-        "ece": calibration_error(logits, labels),
+        "ece": calibration_error(chosen, right),
         "temperature": temperature,
-        "ece_fitted": calibration_error(logits, labels, temperature),
+        "ece_fitted": calibration_error(chosen, right, temperature),
     }
 
 
@@ -104,8 +113,8 @@ def words(table: Table) -> list[list[str]]:
     return [_WORD.findall(f"{text} {pair}".casefold()) for text, pair in zip(table.texts, pairs, strict=True)]
 
 
-def groups(table: Table, train: Table, names: Sequence[str]) -> dict[str, list[tuple[str, np.ndarray]]]:
-    """Which rows belong together: by length, by their rarest word in the training text, by label (classification).
+def groups(task: str, table: Table, train: Table, names: Sequence[str]) -> dict[str, list[tuple[str, np.ndarray]]]:
+    """Which rows belong together: by length, by their rarest word in the training text, by label where labels have names.
 
     Returns:
         kind -> [(name, (N,) bool)].
@@ -124,7 +133,7 @@ def groups(table: Table, train: Table, names: Sequence[str]) -> dict[str, list[t
         (f"rarest word seen 1-{RARE - 1} times", (rarest > 0) & (rarest < RARE)),
         (f"every word seen {RARE} times or more", rarest >= RARE),
     ]
-    by_label = [(name, table.labels == number) for number, name in enumerate(names)]
+    by_label = [(name, tasks.of(task).holds(table.labels, number)) for number, name in enumerate(names)]
     return {"length": thirds, "words": by_word, **({"label": by_label} if by_label else {})}
 
 
@@ -138,8 +147,8 @@ def slices(
         parts: as `groups` gives them.
 
     Returns:
-        kind, slice, rows, student and teacher (accuracy; for a regression the mean absolute error), lost (teacher's minus student's
-        accuracy, or the student's error minus the teacher's), ci95 of lost, all slices holding at once (Bonferroni).
+        kind, slice, rows, student and teacher (accuracy, or what the task makes of its rows' errors, such as their mean), lost (the student's
+        errors minus the teacher's), ci95 of lost, all slices holding at once (Bonferroni).
     """
     about = tasks.of(task)
     costs = [about.row_errors(logits, labels) for logits in (student, teacher)]
@@ -166,26 +175,24 @@ def slices(
 
 
 def disagreements(
-    student: np.ndarray, teacher: np.ndarray, table: Table, names: Sequence[str], *, texts: bool = False
+    task: str, student: np.ndarray, teacher: np.ndarray, table: Table, names: Sequence[str], *, texts: bool = False
 ) -> list[dict[str, Any]]:
     """The rows on which the two disagree: their numbers in their role of the data, counted from 0, and what label, student and teacher say.
 
-    Of a regression the FURTHEST rows, the largest difference first.
+    Where answers are values the FURTHEST rows, the largest difference first.
 
     Args:
         texts: with the rows' texts, which may be private.
     """
-    if names:
-        rows = np.flatnonzero(student.argmax(1) != teacher.argmax(1))
-        said = [[names[int(logits[row].argmax())] for logits in (student, teacher)] for row in rows]
-        labels: list[Any] = [names[int(table.labels[row])] if table.labels[row] >= 0 else None for row in rows]
-    else:
-        rows = np.argsort(-np.abs(student[:, 0] - teacher[:, 0]), kind="stable")[:FURTHEST]
-        said = [[float(logits[row, 0]) for logits in (student, teacher)] for row in rows]  # type: ignore[misc]
-        labels = [float(table.labels[row]) for row in rows]
+    about = tasks.of(task)
+    same = about.agree(student, teacher)
+    rows = np.argsort(-np.abs(student[:, 0] - teacher[:, 0]), kind="stable")[:FURTHEST] if same is None else np.flatnonzero(~same)
+    labels, known = table.labels[rows], about.known(table.labels[rows])
+    told = iter(about.readable(labels[known], names))
+    answers = (about.decode(logits[rows], names) for logits in (student, teacher))
     found = []
-    for row, (one, other), label in zip(rows, said, labels, strict=True):
-        line: dict[str, Any] = {"row": int(row), "label": label, "student": one, "teacher": other}
+    for row, one, other, labelled in zip(rows, *answers, known, strict=True):
+        line: dict[str, Any] = {"row": int(row), "label": next(told) if labelled else None, "student": one, "teacher": other}
         if texts:
             line["text"] = table.texts[row]
             if table.pairs is not None:
@@ -218,7 +225,7 @@ def compare(
     """All of the above for one student.
 
     Args:
-        names: class names in the order of the logits; () for a regression.
+        names: of the labels, in the order of the logits; () where they have none.
         table: the N rows that are judged, labelled.
         train: whose words count as known.
         student, teacher: logits (N, C) on table's rows.
@@ -226,14 +233,14 @@ def compare(
         texts: list the texts of the rows on which the two disagree.
     """
     labels = table.labels
-    found: dict[str, Any] = {"rows": len(table), "agreement": agreement(student, teacher)}
-    if tasks.of(task).named:
-        known = validation[2]
-        found["classes"] = {"student": per_class(student, labels, names), "teacher": per_class(teacher, labels, names)}
-        found["calibration"] = {
-            "student": calibration(validation[0], known, student, labels),
-            "teacher": calibration(validation[1], known, teacher, labels),
-        }
-    found["slices"] = slices(task, student, teacher, labels, groups(table, train, names))
-    found["disagreements"] = disagreements(student, teacher, table, names, texts=texts)
+    found: dict[str, Any] = {"rows": len(table), "agreement": agreement(task, student, teacher, labels)}
+    models = {"student": student, "teacher": teacher}
+    if names:
+        found["classes"] = {who: per_class(task, logits, labels, names) for who, logits in models.items()}
+    both = zip(models.items(), validation[:2], strict=True)
+    calibrated = {who: calibration(task, known, validation[2], logits, labels) for (who, logits), known in both}
+    if all(calibrated.values()):
+        found["calibration"] = calibrated
+    found["slices"] = slices(task, student, teacher, labels, groups(task, table, train, names))
+    found["disagreements"] = disagreements(task, student, teacher, table, names, texts=texts)
     return found

@@ -70,20 +70,22 @@ def judge(task: str, quality: str, labels: np.ndarray, recipes: Sequence[Sequenc
 
     Args:
         quality: the study's.
-        labels: (N,) of the test rows.
+        labels: of the N test rows.
         recipes: of each the logits (N, C) of its seeds.
     """
-    rng = np.random.default_rng(0)
-    scores = [tuple(tasks.of(task).scores(logits, labels) for logits in seeds) for seeds in recipes]
-    said = [np.stack([tasks.of(task).predictions(logits) for logits in seeds]) for seeds in recipes]
+    rng, about = np.random.default_rng(0), tasks.of(task)
+    scores = [tuple(about.scores(logits, labels) for logits in seeds) for seeds in recipes]
     observed = [np.array([each[quality] for each in seeds]) for seeds in scores]
-    drawn = [statistics.resampled(quality, each, labels) for each in said]
+    drawn = [statistics.resampled(task, quality, seeds, labels) for seeds in recipes]
     spreads = statistics.spreads(observed, drawn)
     found = []
     for place, spread in enumerate(spreads):
         means = statistics.over_seeds(drawn[place], spread, rng)
-        exact = quality == "accuracy"
-        interval = statistics.accuracy_interval(said[place] == labels, spread) if exact else statistics.interval(means)
+        if quality == about.exact:
+            right = np.stack([about.row_errors(logits, labels) == 0 for logits in recipes[place]])
+            interval = statistics.accuracy_interval(right, spread)
+        else:
+            interval = statistics.interval(means)
         found.append(Judged(scores[place], observed[place], means, interval))
     return found
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from kdsearch import tasks
 from kdsearch.tasks import metrics
 
 DRAWS = 4000  # of a bootstrap
@@ -132,84 +133,21 @@ def _blocks(rows: int, draws: int, seed: int) -> Iterator[np.ndarray]:
         yield _block(rows, min(size, draws - start), seed, number)
 
 
-def resampled(metric: str, said: np.ndarray, labels: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """The metric on rows drawn again with replacement, the same rows for every model.
+def resampled(
+    task: str, quality: str, logits: Sequence[np.ndarray], labels: np.ndarray, *, draws: int = DRAWS, seed: int = 0
+) -> np.ndarray:
+    """A quality of the task on rows drawn again with replacement, the same rows for every model.
 
     Args:
-        metric: accuracy | macro_f1 | mcc | pearson | spearman.
-        said: (M, N) answers of M models.
-        labels: (N,).
+        logits: (N, C) of each of M models.
         draws: D, how often.
         seed: the same one draws the same rows.
 
     Returns:
         (D, M) float64.
     """
-    said, labels = np.atleast_2d(said), np.asarray(labels)
-    compute = {"accuracy": _accuracy, "macro_f1": _macro_f1, "mcc": _mcc, "pearson": _pearson, "spearman": _spearman}[metric]
-    return np.concatenate([compute(counts, said, labels) for counts in _blocks(len(labels), draws, seed)])
-
-
-def _accuracy(counts: np.ndarray, said: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return (counts @ (said == labels).T.astype(np.float32) / len(labels)).astype(np.float64)
-
-
-def _per_class(counts: np.ndarray, said: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows that were found, said to be and are of each class: (D, C) each, for one model."""
-    names = np.union1d(said, labels)
-    is_said, is_label = (said[:, None] == names).astype(np.float32), (labels[:, None] == names).astype(np.float32)
-    both, is_said, is_label = ((counts @ table).astype(np.float64) for table in (is_said * is_label, is_said, is_label))
-    return both, is_said, is_label
-
-
-def _macro_f1(counts: np.ndarray, said: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    found = []
-    for one in said:
-        both, is_said, is_label = _per_class(counts, one, labels)
-        total = is_said + is_label
-        there = total > 0  # a class that is neither said nor drawn does not count, as in scikit-learn
-        found.append((2 * both / np.where(there, total, 1)).sum(1) / there.sum(1))
-    return np.stack(found, axis=1)
-
-
-def _mcc(counts: np.ndarray, said: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    found = []
-    rows = len(labels)
-    for one in said:
-        both, is_said, is_label = _per_class(counts, one, labels)
-        joint = both.sum(1) * rows - (is_said * is_label).sum(1)
-        spread = (rows**2 - (is_said**2).sum(1)) * (rows**2 - (is_label**2).sum(1))
-        found.append(np.where(spread > 0, joint / np.sqrt(np.where(spread > 0, spread, 1)), 0.0))
-    return np.stack(found, axis=1)
-
-
-def _correlation(weights: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Of each draw: weights (D, N); one and other (N,) or (D, N)."""
-    total = weights.sum(1, keepdims=True)
-    one = one - (weights * one).sum(1, keepdims=True) / total
-    other = other - (weights * other).sum(1, keepdims=True) / total
-    joint = (weights * one * other).sum(1)
-    spread = np.sqrt((weights * one**2).sum(1) * (weights * other**2).sum(1))
-    return np.where(spread > 0, joint / np.where(spread > 0, spread, 1), 0.0)
-
-
-def _pearson(counts: np.ndarray, said: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    weights = counts.astype(np.float64)
-    return np.stack([_correlation(weights, one[None], labels[None].astype(np.float64)) for one in said], axis=1)
-
-
-def _ranks(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(D, N) the rank of each row's value among the rows of a draw, ties at their mean."""
-    names, place = np.unique(values, return_inverse=True)
-    grouped = np.zeros((len(counts), len(names)))
-    order = np.argsort(place, kind="stable")
-    grouped[:] = np.add.reduceat(counts[:, order].astype(np.float64), np.searchsorted(place[order], np.arange(len(names))), axis=1)
-    return (np.cumsum(grouped, axis=1) - grouped + (grouped + 1) / 2)[:, place]
-
-
-def _spearman(counts: np.ndarray, said: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    weights, truth = counts.astype(np.float64), _ranks(counts, labels)
-    return np.stack([_correlation(weights, _ranks(counts, one), truth) for one in said], axis=1)
+    compute = tasks.of(task).resampler(quality, logits, labels)
+    return np.concatenate([compute(counts) for counts in _blocks(len(labels), draws, seed)])
 
 
 def over_seeds(drawn: np.ndarray, spread: Spread, rng: np.random.Generator) -> np.ndarray:
@@ -306,7 +244,7 @@ def optimism(metric: str, score: float, rows: int, trials: int) -> float:
     return best_of * math.sqrt(1 - SHARED) * metrics.standard_error(metric, score, rows)
 
 
-def foresight(rows: int, trials: int, score: float, metric: str = "accuracy") -> list[str]:
+def foresight(rows: int, trials: int, score: float, metric: str) -> list[str]:
     """What is told before a search on a small validation set; nothing for one that shows differences of a point.
 
     Args:

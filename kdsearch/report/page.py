@@ -126,7 +126,8 @@ def _leading(found: dict[str, dict[str, float]]) -> dict[str, list[tuple[str, fl
 
 
 def _simplest(facts: Facts) -> str:
-    return f"{tasks.of(facts.study['task']).baseline} on validation: {facts.manifest['teacher']['baseline']:.4g}"
+    task = tasks.of(facts.study["task"])
+    return f"{task.baseline} of the {task.simplest} on validation: {facts.manifest['teacher']['baseline']:.4g}"
 
 
 def commands(facts: Facts) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kdsearch import tasks
 from kdsearch.errors import VerdictNo
 from kdsearch.evaluation import statistics
 from kdsearch.report.facts import Facts
@@ -236,11 +237,11 @@ def notes(facts: Facts) -> list[str]:
                 "A student is tied with those that are no larger and that it beats in fewer than "
                 f"{100 * told['share_asked']:.1f} % of paired bootstraps: take the smaller one unless you have other reasons."
             )
-    guess = facts.manifest["teacher"]["baseline"]
-    idle = [row["trial"] for row in front.rows(facts.document) if row["score"] <= guess] if quality == "accuracy" else []
+    task, guess = tasks.of(facts.study["task"]), facts.manifest["teacher"]["baseline"]
+    idle = [row["trial"] for row in front.rows(facts.document) if row["score"] <= guess] if quality == task.baseline else []
     if idle:
         which = f"Trial {idle[0]} on the front is" if len(idle) == 1 else f"Trials {', '.join(map(str, idle))} on the front are"
-        found.append(f"{which} no better than always saying the most frequent label ({guess:.4g}): only small, not useful.")
+        found.append(f"{which} no better than always saying {task.always} ({guess:.4g}): only small, not useful.")
     if counts["stopped"]:
         many = "One trial was" if counts["stopped"] == 1 else f"{counts['stopped']:,} trials were"
         found.append(f"{many} stopped early; what was scored by then is no result and is not on the front.")

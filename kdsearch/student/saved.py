@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from scipy import special
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -83,6 +82,7 @@ class Student:
     def __init__(self, module: nn.Module, tokenizer: PreTrainedTokenizerBase, record: Mapping[str, Any]) -> None:
         self.module, self.tokenizer, self.record = module.eval(), tokenizer, record
         self.labels: tuple[str, ...] = tuple(record["labels"])
+        self._task = tasks.of(record["task"])
         self.params = sum(parameter.numel() for parameter in module.parameters())
 
     def logits(self, texts: Texts, pairs: Texts | None = None, *, batch_size: int | None = None) -> np.ndarray:
@@ -99,15 +99,15 @@ class Student:
         if second is not None and len(second) != len(first):
             raise InputError(f"pairs: {len(second)} second texts for {len(first)} texts: give one for each")
         if not first:
-            return np.zeros((0, len(self.labels) or 1), np.float32)
-        empty = np.full(len(first), -100, np.int64)
+            return np.zeros((0, self._task.outputs(self.labels)), np.float32)
+        empty = self._task.unlabelled(len(first))
         tokens = tokenise(Table(first, second, empty), self.tokenizer, self.record["max_length"])
         pad = self.tokenizer.pad_token_id or 0
         return predict(self.module, Rows(tokens, empty, pad=pad, device=torch.device("cpu")), batch_size)
 
     def predict(self, texts: Texts, pairs: Texts | None = None, *, batch_size: int | None = None) -> list[str] | list[float]:
         """A label for each text; for a regression a value; [] for no texts. Arguments and errors as `logits`."""
-        return tasks.of(self.record["task"]).decode(self.logits(texts, pairs, batch_size=batch_size), self.labels)
+        return self._task.decode(self.logits(texts, pairs, batch_size=batch_size), self.labels)
 
     __call__ = predict
 
@@ -117,9 +117,9 @@ class Student:
         Raises:
             InputError: the student of a regression has none.
         """
-        if not self.labels:
+        if not self._task.probabilities:
             raise InputError("predict_proba: this student gives numbers, not labels: use predict")
-        return np.asarray(special.softmax(self.logits(texts, pairs, batch_size=batch_size), axis=-1))
+        return self._task.probabilities_of(self.logits(texts, pairs, batch_size=batch_size))
 
     @property
     def _facts(self) -> dict[str, str]:

@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 
-from kdsearch import tasks
 from kdsearch.evaluation import statistics
 from kdsearch.results import front
 from kdsearch.results.record import State, StudyState, TrialRecord
@@ -90,8 +89,8 @@ def _near(
     above = [trial for trial in members if trial.number in logits]
     if not others or not above:
         return []
-    said = np.stack([tasks.of(task).predictions(logits[trial.number]) for trial in (*above, *others)])
-    drawn = statistics.resampled(quality, said, labels, draws=_DRAWS)
+    said = [logits[trial.number] for trial in (*above, *others)]
+    drawn = statistics.resampled(task, quality, said, labels, draws=_DRAWS)
     found = []
     for place, trial in enumerate(others, start=len(above)):
         beaten = [

@@ -195,14 +195,17 @@ def _with_others(
     keys = [known.plan.key, *(other.plan.key for other in known.others)]
     advice = ensemble.advice(several.validation, assets.validation.labels, study.task, study.search.objectives[0], keys)
     found = replace(
-        assets, learnt=_with_logits(assets.learnt, learnt), validation=_with_logits(assets.validation, validation), several=several
+        assets,
+        learnt=_with_logits(assets.learnt, learnt, study.task),
+        validation=_with_logits(assets.validation, validation, study.task),
+        several=several,
     )
     return found, heard, [] if advice is None else [advice]
 
 
-def _with_logits(part: Part, said: list[np.ndarray]) -> Part:
+def _with_logits(part: Part, said: list[np.ndarray], task: str) -> Part:
     """A part with the mean of what several teachers said of it. said: (N, C) each."""
-    return replace(part, signals={**part.signals, _LOGITS: ensemble.mean(said)})
+    return replace(part, signals={**part.signals, _LOGITS: ensemble.mean(said, task)})
 
 
 def _joined(parts: list[Part]) -> Part:

@@ -71,7 +71,7 @@ class Prepared:
             told = ensemble.numbered(progress, place, len(self.teachers))
             tokens = tokenise(table, one.tokenizer, length)
             said.append(signal_cache.signals(one, tokens, [_LOGITS], told, max_length=length).logits)
-        return ensemble.mean(said)
+        return ensemble.mean(said, self.known.config.task)
 
     @property
     def object_bytes(self) -> int:

@@ -10,7 +10,7 @@ from kdsearch.tasks.classification import Classification
 from kdsearch.tasks.regression import Regression
 from kdsearch.tasks.task import Gain, Task
 
-__all__ = ["TASKS", "Gain", "Task", "of", "suiting"]
+__all__ = ["TASKS", "Gain", "Task", "of", "suiting", "suiting_outputs"]
 
 TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Regression())}  # the first is a study's default
 
@@ -23,3 +23,8 @@ def of(name: str) -> Task:
 def suiting(whole_numbers: bool) -> str:
     """The task that labels suggest where nobody says whose they are: whole numbers are classes, others values."""
     return Classification.name if whole_numbers else Regression.name
+
+
+def suiting_outputs(count: int) -> str:
+    """The task that logits suggest where nobody says whose they are: one output is a value, several are classes."""
+    return suiting(count > 1)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from kdsearch.errors import InputError
+from kdsearch.tasks import resampling
 from kdsearch.tasks.columns import Columns
 from kdsearch.tasks.columns import labels as cells_of
-from kdsearch.tasks.task import Gain, Task
+from kdsearch.tasks.task import Gain, Resampled, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,11 +27,15 @@ class Classification(Task):
 
     name: ClassVar[str] = "classification"
     qualities: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "mcc")
+    exact: ClassVar[str] = "accuracy"
+    resampled: ClassVar[Resampled] = {"accuracy": resampling.accuracy, "macro_f1": resampling.macro_f1, "mcc": resampling.mcc}
     problem_type: ClassVar[str] = "single_label_classification"
+    activation: ClassVar[Literal["softmax"]] = "softmax"
+    exclusive: ClassVar[bool] = True
     named: ClassVar[bool] = True
-    probabilities: ClassVar[bool] = True
     simplest: ClassVar[str] = "majority class"
-    baseline: ClassVar[str] = "accuracy of the majority class"
+    always: ClassVar[str] = "the most frequent label"
+    baseline: ClassVar[str] = "accuracy"
 
     def read(self, found: Mapping[str, Columns], column: str) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
         """The order of names is the table's own where it has them, else numbers in their order, else names in the alphabet's."""
@@ -59,9 +64,6 @@ class Classification(Task):
             return logits.sum() * 0.0
         return F.cross_entropy(logits, labels, ignore_index=UNLABELLED, label_smoothing=label_smoothing)
 
-    def targets(self, logits: Tensor) -> Tensor:
-        return logits.softmax(-1)
-
     def targets_of_labels(self, labels: Tensor, outputs: int) -> Tensor:
         from torch.nn import functional as F
 
@@ -70,8 +72,8 @@ class Classification(Task):
     def predictions(self, logits: np.ndarray) -> np.ndarray:
         return logits.argmax(-1)
 
-    def decode(self, logits: np.ndarray, names: Sequence[str]) -> list[str]:
-        return [names[index] for index in self.predictions(logits)]
+    def readable(self, labels: np.ndarray, names: Sequence[str]) -> list[str]:
+        return [names[index] for index in labels]
 
     def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         from sklearn import metrics as sk

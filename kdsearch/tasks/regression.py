@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from kdsearch.errors import InputError
+from kdsearch.tasks import resampling
 from kdsearch.tasks.columns import Columns
 from kdsearch.tasks.columns import labels as cells_of
-from kdsearch.tasks.task import Gain, Task
+from kdsearch.tasks.task import Gain, Resampled, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,11 +24,14 @@ class Regression(Task):
 
     name: ClassVar[str] = "regression"
     qualities: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
+    resampled: ClassVar[Resampled] = {"pearson": resampling.pearson, "spearman": resampling.spearman}
     problem_type: ClassVar[str] = "regression"
+    activation: ClassVar[None] = None
+    exclusive: ClassVar[bool] = False
     named: ClassVar[bool] = False
-    probabilities: ClassVar[bool] = False
     simplest: ClassVar[str] = "mean value"
-    baseline: ClassVar[str] = "squared error of the mean value"
+    always: ClassVar[str] = "the mean"
+    baseline: ClassVar[str] = "squared error"
 
     def read(self, found: Mapping[str, Columns], column: str) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
         return (), values(dict(found), column)
@@ -61,9 +65,6 @@ class Regression(Task):
             return logits.sum() * 0.0
         return F.mse_loss(logits.squeeze(-1)[known], labels[known])
 
-    def targets(self, logits: Tensor) -> Tensor:
-        return logits
-
     def targets_of_labels(self, labels: Tensor, outputs: int) -> Tensor:
         return labels.unsqueeze(-1)
 
@@ -76,8 +77,11 @@ class Regression(Task):
     def predictions(self, logits: np.ndarray) -> np.ndarray:
         return logits[:, 0].astype(np.float64)
 
-    def decode(self, logits: np.ndarray, names: Sequence[str]) -> list[float]:
-        return [float(value) for value in logits[:, 0]]
+    def readable(self, labels: np.ndarray, names: Sequence[str]) -> list[float]:
+        return [float(value) for value in labels]
+
+    def written(self, answer: float) -> str:
+        return f"{answer:.6g}"
 
     def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """A correlation with constant predictions is 0: nothing was learnt."""
@@ -101,7 +105,7 @@ class Regression(Task):
         errors = (logits[:, 0].astype(np.float64) - labels) ** 2
         guessed = (labels - labels.mean()) ** 2
         baseline, scores = float(guessed.mean()), self.scores(logits, labels)
-        guess = f"always saying the mean ({baseline:.4g}; correlation {scores['pearson']:.2f})"
+        guess = f"always saying {self.always} ({baseline:.4g}; correlation {scores['pearson']:.2f})"
         return Gain(guessed - errors, baseline, f"mean squared error {scores['mse']:.4g}", guess, "pearson")
 
     def row_errors(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

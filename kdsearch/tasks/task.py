@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from kdsearch.tasks.columns import Columns
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+Resampled = Mapping[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -33,18 +36,28 @@ class Task(ABC):
     labels are vectors, or one for each token, shapes them as it likes, so long as its own methods agree.
 
     Class attributes:
-        name: as the study file says it. qualities: its metrics that may be a study's objective, the default first.
-        problem_type: as transformers names it. named: whether labels have names, which a teacher's outputs are aligned with.
-        probabilities: whether outputs stand for probabilities, which a temperature softens and label smoothing spreads.
-        simplest: the guess that looks at no text, in words; baseline: its figure in words.
+        name: as the study file says it.
+        qualities: its metrics that may be a study's objective, the default first. exact: the metric that is the fraction of rows without an
+            error, None where there is none. resampled: a fast way to have a quality on rows drawn again, for those that have one:
+            (counts (D, N), predictions (M, N), labels) -> (D, M).
+        problem_type: as transformers names it; pipeline: as the Hub and its pipelines do.
+        activation: what makes probabilities of outputs: a softmax over the last dimension, a sigmoid of each; None where outputs are values.
+        exclusive: whether a text has exactly one of the labels. named: whether labels have names, which a teacher's outputs are aligned with.
+        simplest: the guess that looks at no text, in words; always: what it says of every text; baseline: what its figure is, a metric's name
+            where it is one.
     """
 
     name: ClassVar[str]
     qualities: ClassVar[tuple[str, ...]]
+    exact: ClassVar[str | None] = None
+    resampled: ClassVar[Resampled] = {}
     problem_type: ClassVar[str]
+    pipeline: ClassVar[str] = "text-classification"
+    activation: ClassVar[Literal["softmax", "sigmoid"] | None]
+    exclusive: ClassVar[bool]
     named: ClassVar[bool]
-    probabilities: ClassVar[bool]
     simplest: ClassVar[str]
+    always: ClassVar[str]
     baseline: ClassVar[str]
 
     # Labels
@@ -69,6 +82,10 @@ class Task(ABC):
     def strata(self, labels: np.ndarray) -> np.ndarray | None:
         """(N,) whole numbers that every split is to have in their proportions; None where labels have no such groups."""
 
+    def holds(self, labels: np.ndarray, number: int) -> np.ndarray:
+        """(N,) bool: which rows have the label of this number among the names; labels may be predictions."""
+        return labels == number
+
     # Models
 
     @abstractmethod
@@ -91,9 +108,11 @@ class Task(ABC):
     def hard_loss(self, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """The task's own loss over labelled rows, a scalar with a gradient; 0 without any."""
 
-    @abstractmethod
     def targets(self, logits: Tensor) -> Tensor:
-        """(N, C) what a teacher with these logits says is to be learnt, such as probabilities."""
+        """(N, C) what a teacher with these logits says is to be learnt: probabilities, or the values."""
+        if self.activation == "softmax":
+            return logits.softmax(-1)
+        return logits.sigmoid() if self.activation else logits
 
     @abstractmethod
     def targets_of_labels(self, labels: Tensor, outputs: int) -> Tensor:
@@ -103,19 +122,79 @@ class Task(ABC):
         """(mean, standard deviation) of known labels that are standardised while a model learns; None where nothing is scaled."""
         return None
 
+    @property
+    def probabilities(self) -> bool:
+        """Whether outputs stand for probabilities, which a temperature softens and label smoothing spreads."""
+        return self.activation is not None
+
+    def choices(self, logits: Any, labels: Any) -> tuple[Any, Any] | None:
+        """Every decision of a model as a choice of one class out of K: what soft losses, agreement and calibration are made of.
+
+        A label that is there or not is a choice between 0 and its logit. Arrays for arrays, tensors for tensors.
+
+        Args:
+            labels: of the same rows, known or not; a task that has decisions to leave out, such as those of padded tokens, sees it by them.
+                None is passed on.
+
+        Returns:
+            (logits (M, K), the right class (M,) of each); None where outputs are values.
+        """
+        if self.activation != "sigmoid":
+            return (logits, labels) if self.activation else None
+        pairs = logits.reshape(-1, 1)[:, [0, 0]]
+        pairs[:, 0] = 0
+        return pairs, None if labels is None else labels.reshape(-1)
+
     # Answers
 
     @abstractmethod
     def predictions(self, logits: np.ndarray) -> np.ndarray:
-        """(N,) what a model answers: a class number, a value."""
+        """What a model answers, in the form of labels: (N,) class numbers, values."""
 
     @abstractmethod
+    def readable(self, labels: np.ndarray, names: Sequence[str]) -> list[Any]:
+        """Labels or predictions, all known, as a user has them in Python."""
+
     def decode(self, logits: np.ndarray, names: Sequence[str]) -> list[Any]:
-        """The answers as a user reads them."""
+        """The answers as a user has them in Python."""
+        return self.readable(self.predictions(logits), names)
+
+    def written(self, answer: Any) -> str:
+        """One readable answer as predict.py prints it."""
+        return str(answer)
+
+    def probabilities_of(self, logits: np.ndarray) -> np.ndarray:
+        """Of the same shape and type; for a task whose outputs stand for probabilities."""
+        from scipy import special
+
+        return np.asarray(special.softmax(logits, axis=-1) if self.activation == "softmax" else special.expit(logits))
+
+    def agree(self, one: np.ndarray, other: np.ndarray) -> np.ndarray | None:
+        """(N,) bool: of which rows the logits of two models answer the same; None where answers are values, which differ by degrees."""
+        if self.activation is None:
+            return None
+        same = self.predictions(one) == self.predictions(other)
+        return np.asarray(same.all(axis=tuple(range(1, same.ndim))))
 
     @abstractmethod
     def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Every metric of the task; `qualities` are among them, each larger for a better model."""
+
+    def resampler(self, quality: str, logits: Sequence[np.ndarray], labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """A quality of M models on rows drawn again: from counts (D, N), how often each row is in a draw, to scores (D, M).
+
+        Whatever is not in `resampled` is scored draw by draw, which takes a `scores` for each.
+        """
+        fast = self.resampled.get(quality)
+        if fast is not None:
+            predicted = np.stack([self.predictions(each) for each in logits])
+            return lambda counts: fast(counts, predicted, labels)
+
+        def slow(counts: np.ndarray) -> np.ndarray:
+            drawn = [np.repeat(np.arange(len(labels)), count) for count in counts.astype(np.int64)]
+            return np.array([[self.scores(each[rows], labels[rows])[quality] for each in logits] for rows in drawn])
+
+        return slow
 
     @abstractmethod
     def guess(self, labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -77,15 +77,16 @@ def resolve_all(
     return tuple(found)
 
 
-def mean(logits: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    """(N, C) float32 of K teachers' logits, (N, C) each: the log of the mean of their probabilities, or the mean of their numbers (C = 1).
+def mean(logits: Sequence[np.ndarray] | np.ndarray, task: str = "") -> np.ndarray:
+    """(N, C) float32 of K teachers' logits, (N, C) each: the logits of the mean of their probabilities, or the mean of their numbers.
 
-    One teacher's are given back as they are.
+    One teacher's are given back as they are. task: as `losses.mixture`.
     """
     if len(logits) == 1:
         return np.asarray(logits[0])
     each = torch.from_numpy(np.stack([np.asarray(one, np.float64) for one in logits]))
-    found: np.ndarray = losses.mixture(each, torch.full((len(each),), 1 / len(each), dtype=torch.float64)).float().numpy()
+    even = torch.full((len(each),), 1 / len(each), dtype=torch.float64)
+    found: np.ndarray = losses.mixture(each, even, task=task).float().numpy()
     return found
 
 
@@ -100,7 +101,7 @@ def advice(logits: np.ndarray, labels: np.ndarray, task: str, quality: str, keys
     """
 
     def score(places: Sequence[int]) -> float:
-        return tasks.of(task).scores(mean(logits[list(places)]), labels)[quality]
+        return tasks.of(task).scores(mean(logits[list(places)], task), labels)[quality]
 
     every = range(len(logits))
     whole, alone = score(every), [score([place]) for place in every]

@@ -45,7 +45,7 @@ class Evidence:
 
 def sample(labels: np.ndarray, size: int, seed: int = 0) -> np.ndarray:
     """(min(size, N),) row numbers, ascending, in which every stretch of labels has its share."""
-    order = np.lexsort((np.random.default_rng(seed).random(len(labels)), labels))
+    order = np.lexsort((np.random.default_rng(seed).random(len(labels)), *labels.reshape(len(labels), -1).T))
     size = min(size, len(labels))
     return np.sort(order[np.arange(size) * len(labels) // size])
 
@@ -79,7 +79,7 @@ def check(
     if not np.isfinite(logits).all():
         raise InputError(f"{where}: the teacher gives NaN or infinite logits: its weights are damaged")
     about = tasks.of(task)
-    if about.named:
+    if about.exclusive:
         _refuse_permuted(about.predictions(logits), targets, labels, order, where, key)
     found = about.gain(logits, targets, labels)
     gain, noise = _mean(found.rows)
@@ -89,7 +89,7 @@ def check(
         return evidence
     against = "no better than" if gain <= 0 else "better by no more than noise than"
     advice = "fine-tune longer, with another lr, or on more rows" if tuned else "give a teacher that was trained for this task"
-    if not about.named and evidence.association > CLEARLY:
+    if not about.probabilities and evidence.association > CLEARLY:
         advice = f"it answers on another scale than the labels: bring them to its scale, or set {key}.finetune: {{epochs: 3, lr: 5.0e-5}}"
     what = f"{found.told} on {len(targets):,} validation rows, {against} {found.guess}"
     raise InputError(f"{where}: the teacher has nothing to teach: {what}: {advice}")

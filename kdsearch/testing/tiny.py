@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
+from kdsearch import tasks
 from kdsearch.api import Batch, ModelInfo
 from kdsearch.teacher import encoder
 
@@ -32,7 +33,7 @@ def tiny_teacher(
         "intermediate_size": 2 * hidden,
         "max_position_embeddings": 64,
         "num_labels": labels,
-        "problem_type": "regression" if labels == 1 else "single_label_classification",
+        "problem_type": tasks.of(tasks.suiting_outputs(labels)).problem_type,
         "initializer_range": 0.2,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
@@ -47,7 +48,7 @@ def tiny_teacher(
 
 
 def tiny_info(teacher: BertForSequenceClassification) -> ModelInfo:
-    return encoder.info(teacher.config, "regression" if teacher.config.num_labels == 1 else "classification")
+    return encoder.info(teacher.config, tasks.suiting_outputs(teacher.config.num_labels))
 
 
 def eight_sentences(*, labels: int = CLASSES, vocab: int = VOCAB, extra_columns: int = 0) -> Batch:
