@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 import worlds
 
 from kdsearch.cli import app
+from kdsearch.errors import InputError
+from kdsearch.study import prepare
 
 NAMES = ["angry", "calm", "sad"]
 
@@ -176,6 +179,26 @@ def test_a_dry_run_prints_the_space_and_leaves_nothing(
         assert expected in out
     assert len(out.splitlines()) < 60
     assert {path.name for path in tmp_path.iterdir()} == {"study.yaml"}
+
+
+@pytest.mark.parametrize("command", ["search", "teacher"])
+def test_what_the_rows_are_like_is_noted_before_anything_is_computed(
+    command: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise InputError("stopped")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(prepare, "prepare", stop)
+    (tmp_path / "texts.csv").write_text((world / "texts.csv").read_text() + f",{NAMES[0]}\n")
+    values = study(world)
+    values["data"] |= {"files": {"train": "texts.csv"}, "bad_rows": "drop", "max_length": 4}
+    (tmp_path / "study.yaml").write_text(json.dumps(values))
+    code, _, errors = call(capsys, monkeypatch, command, "study.yaml")
+    assert code == 2
+    assert "note: left out: 1 rows of train: they cannot be used (data.bad_rows: drop)" in errors
+    assert re.search(r"note: \d+% of the training texts are longer than data.max_length: 4 tokens", errors)
+    assert errors.endswith("stopped\n")
 
 
 def test_a_folder_that_is_no_study_is_exit_3(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -556,6 +556,10 @@ def test_too_few_rows_to_carve(tmp_path: Path) -> None:
     assert "the label 'rare' has only 1 row: too few to carve validation and test" in complaint(files=files(tmp_path, train=frame))
     frame.loc[1, "label"] = "rare"
     assert "the label 'rare' has only 2 rows" in complaint(files=files(tmp_path, train=frame))
+    frame.loc[2, "label"] = "goood"
+    assert complaint(files=files(tmp_path, train=frame)).endswith(
+        "the label 'goood' has only 1 row: too few to carve validation and test out of train (and so few have 'rare')"
+    )
 
 
 def test_nothing_or_a_class_lost_to_duplicates_is_refused(tmp_path: Path) -> None:

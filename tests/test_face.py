@@ -54,6 +54,11 @@ def test_what_is_no_text_is_refused_by_its_index(student: Student, hole: Any) ->
         student.predict([*TEXTS[:2], hole, *TEXTS[2:]])
 
 
+def test_half_a_character_is_refused_by_its_index(student: Student) -> None:
+    with pytest.raises(InputError, match=r"^texts\[1\]: half a character"):
+        student.predict([TEXTS[0], "w1 \ud83d"])
+
+
 def test_a_bare_string_and_uneven_pairs_are_refused(student: Student) -> None:
     with pytest.raises(InputError, match=r"texts: one string: give a list, such as \['w1 w4'\]"):
         student.predict("w1 w4")

@@ -211,10 +211,14 @@ def _carve(tables: dict[str, Table], roles: Sequence[str], names: tuple[str, ...
             f"data: {len(left)} {'rows' if len(left) == len(train) else 'different texts'} are too few to carve {wanted} out of train: "
             "give these as files of their own, or more rows"
         )
-    for number, name in enumerate(names):
-        count = int(tasks.of(config.task).holds(train.labels[left], number).sum())
-        if 0 < count <= len(roles):
-            raise InputError(f"data: the label {name!r} has only {count} row{'s'[: count > 1]}: too few to carve {wanted} out of train")
+    counts = {name: int(tasks.of(config.task).holds(train.labels[left], number).sum()) for number, name in enumerate(names)}
+    rare = [name for name, count in counts.items() if 0 < count <= len(roles)]
+    if rare:
+        more = f" (and so few have {', '.join(map(repr, rare[1:9]))}{', …' if len(rare) > 9 else ''})" if len(rare) > 1 else ""
+        raise InputError(
+            f"data: the label {rare[0]!r} has only {counts[rare[0]]} row{'s'[: counts[rare[0]] > 1]}: "
+            f"too few to carve {wanted} out of train{more}"
+        )
     carved: dict[str, np.ndarray] = {}
     for role in reversed(roles):
         strata = tasks.of(config.task).strata(train.labels[left])

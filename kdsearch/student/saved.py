@@ -23,6 +23,7 @@ from kdsearch.errors import InputError
 from kdsearch.registry import registry
 from kdsearch.space.cost import SAFETENSORS_METADATA
 from kdsearch.student.assets import Assets
+from kdsearch.tasks.columns import HALF, halved
 from kdsearch.teacher.checkpoint import quiet
 from kdsearch.teacher.encoder import Encoder
 from kdsearch.training.loop import Rows
@@ -143,6 +144,8 @@ def _checked(texts: Texts, name: str) -> list[str]:
     for index, text in enumerate(found):
         if not isinstance(text, str):
             raise InputError(f"{name}[{index}]: {text!r} is not a text: leave the row out, or put an empty text there")
+        if halved(text):
+            raise InputError(f"{name}[{index}]: {HALF}: leave the row out, or put an empty text there")
     return [str(text) for text in found]
 
 
