@@ -23,7 +23,9 @@ def test_running_trials_are_shown_with_their_last_rung_and_ended_ones_in_a_line_
     with Ledger(tmp_path) as ledger, View(console) as view:
         ledger.begin()
         sampler = Sampler(config, PLUGINS, TEACHER, ledger, price)
-        run = StudyRun(config, StudyFolder(tmp_path), {}, ledger, sampler, Rungs(lambda _: 0.0), places=lambda: 2, changed=view.changed)
+        run = StudyRun(
+            config, StudyFolder(tmp_path), {}, ledger, sampler, Rungs(lambda _: 0.0, "params"), places=lambda: 2, changed=view.changed
+        )
         for key in ("a", "b"):
             assert run.next_trial(key)
         assert run.next_trial("c") is None  # both places are taken

@@ -22,96 +22,61 @@ that learn slowly, it saves 38 % of the budget and loses 0.05 % of the hypervolu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 
-from kdsearch.results.record import State, StudyState
+from kdsearch.results.record import Rung, State, StudyState, TrialRecord
 from kdsearch.space.spec import RUNGS
 
 ETA = 3  # a student outside the best third is stopped; larger keeps fewer
 _ROUNDING = 1e-6  # a share is counted in examples: 0.2499999 is the rung at 0.25
 
 
-@dataclass(frozen=True)
-class _Scored:
-    size: float
-    group: tuple[str, str]  # family and, where that is staged, strategy
-    share: float  # the report's own, at or a little past the rung's
-    score: float  # -inf where it was NaN
-
-
 class Rungs:
-    """The scores at each rung and the verdict on each trial.
+    """The verdict on a trial at a rung, from what the ledger says of all.
 
-    A score that is NaN counts as the worst there is: it is one of the m, beats nobody, and loses to any number.
+    A trial's score at a rung is its first at or past it and before the next, in its last attempt. One that is NaN counts as the worst there is:
+    it is one of the m, beats nobody, and loses to any number. Trials that failed will never stand on the front, and returned ones will be
+    scored anew: neither stops others.
 
     Args:
         margin: eps for the score that is judged, 0 or more: `metrics.standard_error` of the study's quality on its validation rows.
+        cost: what size is in this study: params, bytes or flops.
         staged: names of strategies whose trials are compared among themselves alone; see `Strategy.staged`.
     """
 
-    def __init__(self, margin: Callable[[float], float], staged: Collection[str] = ()) -> None:
-        self._margin = margin
-        self._staged = frozenset(staged)
-        self._rungs: tuple[dict[int, _Scored], ...] = tuple({} for _ in RUNGS)
+    def __init__(self, margin: Callable[[float], float], cost: str, staged: Collection[str] = ()) -> None:
+        self._margin, self._cost, self._staged = margin, cost, frozenset(staged)
 
-    def record(self, trial: int, size: float, share: float, score: float, family: str = "", strategy: str = "") -> None:
-        """A trial's score on the way.
-
-        Its first report at or past a rung and before the next is that rung's; a restarted trial replaces its own.
-
-        Args:
-            size: the study's cost of the student: parameters, bytes or FLOPs.
-            share: of the planned examples seen, 0..1.
-            score: the study's quality on validation, larger is better.
-            family: students of other families are not compared with this one.
-            strategy: where it is staged, students of other strategies are not either.
-        """
-        rung = self._rung(share)
-        if rung is None:
-            return
-        before = self._rungs[rung].get(trial)
-        if before is None or share <= before.share + _ROUNDING:
-            group = (family, strategy if strategy in self._staged else "")
-            self._rungs[rung][trial] = _Scored(size, group, share, -math.inf if math.isnan(score) else score)
-
-    def verdict(self, trial: int, share: float) -> bool:
-        """Whether to stop the trial now, on its score recorded at this very share; never between rungs, before the first, at the end."""
-        rung = self._rung(share)
-        if rung is None:
+    def verdict(self, state: StudyState, number: int) -> bool:
+        """Whether to stop a running trial on the score that it reported last; never between rungs, before the first, at the end."""
+        own = state.trials[number]
+        last = own.rungs[-1]
+        rung = _rung(last.share)
+        if rung is None or _at(own, rung) is not last:
             return False
-        scored = self._rungs[rung]
-        own = scored.get(trial)
-        if own is None or abs(own.share - share) > _ROUNDING:
-            return False
-        rivals = [
-            other.score for number, other in scored.items() if number != trial and other.group == own.group and other.size <= own.size
-        ]
+        rivals = [seen.score for other in state.trials.values() if self._competes(other, own) and (seen := _at(other, rung)) is not None]
         if len(rivals) < ETA:
             return False
-        bar = own.score if math.isinf(own.score) else own.score + self._margin(own.score)
-        ahead = sum(score >= bar and score > -math.inf for score in rivals)
-        return ahead >= math.ceil(len(rivals) / ETA)
+        bar = -math.inf if math.isnan(last.score) else last.score + self._margin(last.score)
+        return sum(score >= bar for score in rivals) >= math.ceil(len(rivals) / ETA)
 
-    def forget(self, trial: int) -> None:
-        """A trial failed, and will never stand on the front, or was returned, and will be scored anew: what it scored must not stop others."""
-        for scored in self._rungs:
-            scored.pop(trial, None)
+    def _competes(self, other: TrialRecord, own: TrialRecord) -> bool:
+        if other is own or other.state in (State.FAILED, State.RETURNED) or getattr(other, self._cost) > getattr(own, self._cost):
+            return False
+        return self._group(other) == self._group(own)
 
-    def rebuild(self, state: StudyState, sizes: Mapping[int, float]) -> None:
-        """Take over the rung records of a study's ledger, on resume. Failed and returned trials are left out, as `forget` does it.
+    def _group(self, trial: TrialRecord) -> tuple[str, str]:
+        """Family and, where that is staged, strategy."""
+        strategy = trial.spec["strategy"]
+        return trial.spec["family"], strategy if strategy in self._staged else ""
 
-        Args:
-            sizes: trial number -> its cost.
-        """
-        for number, trial in state.trials.items():
-            if trial.state not in (State.FAILED, State.RETURNED):
-                for rung in trial.rungs:
-                    self.record(number, sizes[number], rung.share, rung.score, trial.spec.get("family", ""), trial.spec.get("strategy", ""))
 
-    def _rung(self, share: float) -> int | None:
-        """The last rung at or before this share; None before the first and at the end."""
-        if share >= 1.0 - _ROUNDING:
-            return None
-        passed = [index for index, rung in enumerate(RUNGS) if share >= rung - _ROUNDING]
-        return passed[-1] if passed else None
+def _at(trial: TrialRecord, rung: int) -> Rung | None:
+    return next((seen for seen in trial.rungs if _rung(seen.share) == rung), None)
+
+
+def _rung(share: float) -> int | None:
+    """The last rung at or before this share; None before the first and at the end."""
+    if share >= 1.0 - _ROUNDING:
+        return None
+    return max((index for index, rung in enumerate(RUNGS) if share >= rung - _ROUNDING), default=None)

@@ -125,13 +125,10 @@ class StudyRun:
             return False
         try:
             self.ledger.rung(live.trial, live.attempt, share, score, result["trial_seconds"])
-            trial = self.ledger.state.trials[live.trial]
-            if self.rungs is not None:
-                self.rungs.record(live.trial, getattr(trial, self.cost), share, score, trial.spec["family"], trial.spec["strategy"])
-                if self.rungs.verdict(live.trial, share):
-                    self.ledger.stopped(live.trial, live.attempt, share, score, seconds={"total": result["trial_seconds"]})
-                    self._follow(live)
-                    return True
+            if self.rungs is not None and self.rungs.verdict(self.ledger.state, live.trial):
+                self.ledger.stopped(live.trial, live.attempt, share, score, seconds={"total": result["trial_seconds"]})
+                self._follow(live)
+                return True
             self._changed(self, "rung", live.trial)
         except KdsearchError as problem:
             self.problem = problem
@@ -186,10 +183,7 @@ class StudyRun:
     def _follow(self, live: Live) -> None:
         """What follows from the end of a trial, once the ledger has it."""
         self.sampler.tell(live.proposal, live.trial)
-        state = self.ledger.state.trials[live.trial].state
-        if self.rungs is not None and state in (State.FAILED, State.RETURNED):
-            self.rungs.forget(live.trial)
-        self._changed(self, str(state), live.trial)
+        self._changed(self, str(self.ledger.state.trials[live.trial].state), live.trial)
 
     def _lost(self, live: Live) -> None:
         """The worker died without a word: its node, its memory, or the limit on its time."""

@@ -140,7 +140,7 @@ def _search(
     stop: Interrupts,
 ) -> StudyRun:
     study = known.config
-    quality = study.search.objectives[0]
+    quality, cost = study.search.objectives
     rows = len(prepared.assets.validation.tokens)
     ledger.begin(name=study.name, objectives=list(study.search.objectives))
     ledger.session(
@@ -151,9 +151,7 @@ def _search(
     rungs = None
     if study.search.early_stopping:
         staged = [name for name, strategy in known.plugins.strategies.items() if strategy.staged]
-        rungs = Rungs(lambda score: metrics.standard_error(quality, score, rows), staged)
-        cost = study.search.objectives[1]
-        rungs.rebuild(ledger.state, {number: getattr(trial, cost) for number, trial in ledger.state.trials.items()})
+        rungs = Rungs(lambda score: metrics.standard_error(quality, score, rows), cost, staged)
     sampler = Sampler(study, known.plugins, prepared.assets.info, ledger, known.price)
     resources = study.search.resources
     with View(console) as view:
