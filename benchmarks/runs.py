@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from kdsearch.api import Need, Signal
+from kdsearch.api import LOGITS
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits
 from kdsearch.data.tokens import Table, tokenise
@@ -26,7 +26,6 @@ from kdsearch.teacher import signal_cache
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
-_LOGITS = Need(Signal.LOGITS)
 
 
 class TrialFailed(RuntimeError):
@@ -57,7 +56,7 @@ class Bench:
     def teacher_test(self) -> np.ndarray:
         """(T,) bool, where the teacher is right."""
         found, length = self.prepared.teacher, self.assets.max_length
-        said = signal_cache.signals(found, tokenise(self.test, found.tokenizer, length), [_LOGITS], max_length=length)
+        said = signal_cache.signals(found, tokenise(self.test, found.tokenizer, length), [LOGITS], max_length=length)
         return said.logits.argmax(-1) == self.test.labels
 
     def run(self, spec: TrialSpec) -> Run:

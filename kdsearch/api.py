@@ -82,9 +82,12 @@ class Need:
         return self.layer % states
 
 
+LOGITS = Need(Signal.LOGITS)
+
+
 def needs_of(signal: Signal, layers: Iterable[int]) -> tuple[Need, ...]:
     """The logits, and this signal of these states or layers, each once."""
-    return (Need(Signal.LOGITS), *(Need(signal, layer) for layer in sorted(set(layers)) if signal is not Signal.LOGITS))
+    return (LOGITS, *(Need(signal, layer) for layer in sorted(set(layers)) if signal is not Signal.LOGITS))
 
 
 class _Layered(dict[tuple[Signal, int], Tensor]):

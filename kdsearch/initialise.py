@@ -6,7 +6,7 @@ Everything is worked out on the teacher's weights under BERT's own names ("embed
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -170,18 +170,21 @@ def start_embeddings(student: Mapping[str, Tensor], weights: Mapping[str, Tensor
     if weights["embeddings.word_embeddings.weight"].shape[1] < width:
         weights = widened(weights)
     words = weights["embeddings.word_embeddings.weight"]
-    _start_tables(student, weights, None if words.shape[1] == width else top_directions(words, width))
-    if words.shape[1] == width:
+    if words.shape[1] != width:
+        basis = top_directions(words, width)
+        _start_tables(student, weights, lambda rows: rows @ basis)
+    else:
+        _start_tables(student, weights, lambda rows: rows)
         for part in ("weight", "bias"):
             _fill(student[f"embeddings.LayerNorm.{part}"], weights[f"embeddings.LayerNorm.{part}"])
 
 
-def _start_tables(student: Mapping[str, Tensor], weights: Mapping[str, Tensor], basis: Tensor | None) -> None:
+def _start_tables(student: Mapping[str, Tensor], weights: Mapping[str, Tensor], narrowed: Callable[[Tensor], Tensor]) -> None:
+    """narrowed: rows of a teacher's table as wide as the student's."""
     for table in ("word", "position", "token_type"):
         name = f"embeddings.{table}_embeddings.weight"
         rows = min(len(student[name]), len(weights[name]))
-        source = weights[name][:rows]
-        _fill(student[name][:rows], source if basis is None else source @ basis)
+        _fill(student[name][:rows], narrowed(weights[name][:rows]))
 
 
 def _start_factorised(student: Mapping[str, Tensor], weights: Mapping[str, Tensor], residual: Tensor) -> None:
@@ -193,7 +196,7 @@ def _start_factorised(student: Mapping[str, Tensor], weights: Mapping[str, Tenso
     words = weights["embeddings.word_embeddings.weight"]
     rank = student["embeddings.word_embeddings.weight"].shape[1]
     basis = top_directions(words, rank)
-    _start_tables(student, weights, basis)
+    _start_tables(student, weights, lambda rows: rows @ basis)
     kept = ((words @ basis).norm(dim=1) / words.norm(dim=1).clamp_min(1e-6)).mean()
     scale = (words.shape[1] / rank) ** 0.5 * kept
     gain, bias = weights["embeddings.LayerNorm.weight"], weights["embeddings.LayerNorm.bias"]
@@ -227,10 +230,7 @@ def start_layers(
         else:
             _start_factorised(student, weights, residual)
     else:
-        for table in ("word", "position", "token_type"):
-            name = f"embeddings.{table}_embeddings.weight"
-            rows = min(len(student[name]), len(weights[name]))
-            _fill(student[name][:rows], weights[name][:rows, residual])
+        _start_tables(student, weights, lambda rows: rows[:, residual])
         for part in ("weight", "bias"):
             _fill(student[f"embeddings.LayerNorm.{part}"], weights[f"embeddings.LayerNorm.{part}"][residual])
     for index, above in enumerate(layer_map(layers, teacher_layers, kind)):

@@ -42,6 +42,7 @@ class Transformer(Family):
         own_size = teacher.hidden // teacher.heads
         sizes = tuple(size for size in HEAD_SIZES if own_size % size == 0) or (own_size,)  # so that a teacher's head falls into whole ones
         head_size = space.choice("head_size", sizes)
+        ranks = tuple(rank for rank in RANKS if rank < teacher.hidden)
         # A log range keeps the order of widths visible to the sampler; rounding makes them multiples of the head size.
         width = space.integer("hidden", min(teacher.hidden, max(sizes)), teacher.hidden, log=True)
         hidden = min(teacher.hidden, max(1, round(width / head_size)) * head_size)
@@ -52,12 +53,8 @@ class Transformer(Family):
             "ff_ratio": space.integer("ff_ratio", 1, max(1, teacher.intermediate // teacher.hidden)),
             "start": space.choice("start", ("embeddings", "first", "uniform", "last", "random")),
             "vocabulary": space.choice("vocabulary", modules.vocabularies(teacher)),
-            "embedding_rank": None if (rank := space.choice("embedding_rank", (0, *cls._ranks(teacher)))) in (0, hidden) else rank,
+            "embedding_rank": None if (rank := space.choice("embedding_rank", (0, *ranks))) in (0, hidden) else rank,
         }
-
-    @staticmethod
-    def _ranks(teacher: ModelInfo) -> tuple[int, ...]:
-        return tuple(rank for rank in RANKS if rank < teacher.hidden)
 
     @classmethod
     def known_good(cls, teacher: ModelInfo) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from kdsearch.api import Batch, Need, Signal
+from kdsearch.api import LOGITS, Batch
 from kdsearch.data.tokens import Table
 from kdsearch.io.progress import Progress
 
@@ -57,7 +57,7 @@ class TorchEngine:
 
     def run(self, inputs: Batch) -> torch.Tensor:
         with torch.inference_mode():
-            logits: torch.Tensor = self._module(inputs, (Need(Signal.LOGITS),)).logits
+            logits: torch.Tensor = self._module(inputs, (LOGITS,)).logits
         return logits
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from kdsearch.api import Batch, Need, Signal
+from kdsearch.api import LOGITS, Batch
 from kdsearch.deploy import onnx_lstm
 from kdsearch.errors import EnvironmentProblem
 
@@ -47,7 +47,7 @@ class _Graph(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         rows = input_ids.new_zeros(input_ids.shape[0])
         batch = Batch(input_ids, attention_mask.bool(), rows, rows, token_type_ids)
-        logits: Tensor = self.module(batch, (Need(Signal.LOGITS),)).logits
+        logits: Tensor = self.module(batch, (LOGITS,)).logits
         return logits
 
 

@@ -196,22 +196,16 @@ class StudyState:
         self.check(record)
         self.length += 1
         event = record["event"]
+        listed = {"session": self.sessions, "refused": self.refused, "reused": self.reused}
+        listed |= {"test_opened": self.openings, "confirmed": self.confirmations}
         if event == "study":
             self.header = dict(record)
-        elif event == "session":
-            self.sessions.append(dict(record))
-        elif event == "refused":
-            self.refused.append(dict(record))
-        elif event == "reused":
-            self.reused.append(dict(record))
+        elif event in listed:
+            listed[event].append(dict(record))
         elif event == "started":
             self._start(record)
         elif event == "confirmed_run":
             self.runs[record["hash"], record["seed"]] = dict(record)
-        elif event == "test_opened":
-            self.openings.append(dict(record))
-        elif event == "confirmed":
-            self.confirmations.append(dict(record))
         else:
             self._advance(self.trials[record["trial"]], event, record)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from kdsearch.api import Batch, Family, ModelInfo, Need, Signal
+from kdsearch.api import LOGITS, Batch, Family, ModelInfo
 
 SAFETENSORS_METADATA = {"format": "pt"}  # what transformers expects to find in the header
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL"}
@@ -76,7 +76,7 @@ def counted_flops(module: nn.Module, stock: nn.Module | None, length: int) -> in
     training = module.training
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            module.eval()(batch, (Need(Signal.LOGITS),))
+            module.eval()(batch, (LOGITS,))
     finally:
         module.train(training)
         if isinstance(stock, PreTrainedModel):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdsearch import tasks
-from kdsearch.api import Family, Need, Signal, TeacherRole
+from kdsearch.api import LOGITS, Family, TeacherRole
 from kdsearch.errors import InputError
 from kdsearch.registry.registry import Plugins
 from kdsearch.space.spec import TrialSpec
@@ -105,7 +105,7 @@ class Parts:
         """(N, C) of the chosen rows, as Family.observe gets them."""
         assets = self.assets
         if self.strategy.teacher is not TeacherRole.ABSENT:
-            logits = as_tensor(np.asarray(assets.learnt.signals[Need(Signal.LOGITS)])[self.chosen])
+            logits = as_tensor(np.asarray(assets.learnt.signals[LOGITS])[self.chosen])
             return self.task.targets(logits)
         return self.task.targets_of_labels(as_tensor(assets.learnt.labels[self.chosen]), self.task.outputs(assets.labels))
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from kdsearch import tasks
-from kdsearch.api import Batch, ModelInfo, Need, Outputs, Signal, Strategy, TeacherRole
+from kdsearch.api import LOGITS, Batch, ModelInfo, Need, Outputs, Signal, Strategy, TeacherRole
 from kdsearch.student.assets import Assets, Part
 from kdsearch.teacher.encoder import Encoder
-from kdsearch.teacher.signals import LOGITS, Signals
+from kdsearch.teacher.signals import Signals
 from kdsearch.teacher.trainable_copy import PrivateTeacher, split_state
 from kdsearch.training import predict
 from kdsearch.training.loop import NotFinite, Rows, as_tensor, mixed

@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from kdsearch import tasks
-from kdsearch.api import Need, Signal
+from kdsearch.api import LOGITS
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits
 from kdsearch.data.tokens import Table
@@ -244,7 +244,7 @@ class _Confirmation:
         rows = self.known.data
         validation = (
             np.load(self.runs.predictions_file(run, "validation"), allow_pickle=False),
-            np.asarray(prepared.assets.validation.signals[Need(Signal.LOGITS)]),
+            np.asarray(prepared.assets.validation.signals[LOGITS]),
             rows.validation.labels,
         )
         found = analysis.compare(

@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from kdsearch.api import Batch, Family, ModelInfo, Need, Signal, TeacherRole
+from kdsearch.api import LOGITS, Batch, Family, ModelInfo, TeacherRole
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data.tokens import Tokens
 from kdsearch.io.text import clock
@@ -64,7 +64,7 @@ def show(study: StudyConfig, console: Console) -> None:
     cached, live = len({*whole.cached, *labelled.cached}), len(whole.live + labelled.live)
     for other in known.others:
         theirs = [*other.learnt.values(), *[other.learnt["train"]] * study.data.augment, other.validation]
-        stored += signal_cache.bytes_needed([Need(Signal.LOGITS)], theirs, other.plan.info)
+        stored += signal_cache.bytes_needed([LOGITS], theirs, other.plan.info)
     guess = estimate(known, train, list(parts.values()))
     facts = _table(f"study {study.name}", "", "")
     facts.add_row("rows", f"{len(train):,} train, {len(validation):,} validation, {rows.test_rows:,} test (sealed)")
@@ -163,7 +163,7 @@ def _rows(candidate: Candidate, known: Known) -> int:
 
 def _forward(model: nn.Module, batch: Batch) -> None:
     with torch.inference_mode(), mixed(torch.device("cpu")):
-        model(batch, (Need(Signal.LOGITS),))
+        model(batch, (LOGITS,))
 
 
 def _student_step(family: Family, info: ModelInfo, batch: Batch) -> float:
@@ -175,7 +175,7 @@ def _student_step(family: Family, info: ModelInfo, batch: Batch) -> float:
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
         with mixed(torch.device("cpu"), family.bfloat16):
-            loss = batch.hard_loss(student(batch, (Need(Signal.LOGITS),)).logits)
+            loss = batch.hard_loss(student(batch, (LOGITS,)).logits)
         loss.backward()
         optimiser.step()
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kdsearch import tasks
-from kdsearch.api import Need, Signal
+from kdsearch.api import LOGITS
 from kdsearch.io import files
 from kdsearch.space import cost
 from kdsearch.student.assets import Assets
@@ -17,7 +17,6 @@ from kdsearch.study.prepared import Known
 from kdsearch.teacher.encoder import Encoder
 from kdsearch.teacher.resolve import Teacher
 
-_LOGITS = Need(Signal.LOGITS)
 VERSIONS = ("kdsearch", "torch", "transformers", "ray", "optuna", "numpy")
 
 
@@ -57,7 +56,7 @@ def manifest(known: Known, teachers: tuple[Teacher, ...], prepared: Assets, cach
     facts = [_facts(one, study.data.max_length) for one in teachers]
     whole, several = facts[0], {}
     if len(facts) > 1:
-        mean = tasks.of(study.task).scores(np.asarray(prepared.validation.signals[_LOGITS]), prepared.validation.labels)
+        mean = tasks.of(study.task).scores(np.asarray(prepared.validation.signals[LOGITS]), prepared.validation.labels)
         whole, several = _as_one(facts, mean), {"teachers": facts}
     return {
         "name": study.name,

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from kdsearch.api import ModelInfo, Need, Signal, TeacherRole
+from kdsearch.api import LOGITS, ModelInfo, Need, TeacherRole
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data import splits, vocabulary
 from kdsearch.data.augment import augment, refuse_unspaced
@@ -29,8 +29,6 @@ from kdsearch.teacher import ensemble, resolve, signal_cache
 from kdsearch.teacher.resolve import Teacher
 from kdsearch.teacher.signal_cache import Stored
 from kdsearch.teacher.trainable_copy import split_state
-
-_LOGITS = Need(Signal.LOGITS)
 
 
 def inspect(study: StudyConfig) -> Known:
@@ -102,7 +100,7 @@ def scored_needs(known: Known) -> list[Need]:
     teacher can be scored by its tuned layers alone, where the cache has room for them of the training rows too."""
     whole, labelled = planned(known, known.learnt)
     states = joint_needs(known.exploration.candidates, known.info)
-    return [_LOGITS, *(need for need in states if need in {*whole.cached, *labelled.cached})]
+    return [LOGITS, *(need for need in states if need in {*whole.cached, *labelled.cached})]
 
 
 def prepare(known: Known, progress: Progress | None = None) -> Prepared:
@@ -176,7 +174,7 @@ def _with_others(
         the assets; what the others said, part by part; and notes for the user.
     """
     study, length = known.config, known.config.data.max_length
-    learnt, validation = [assets.learnt.signals[_LOGITS]], [assets.validation.signals[_LOGITS]]
+    learnt, validation = [assets.learnt.signals[LOGITS]], [assets.validation.signals[LOGITS]]
     heard = []
     for place, (one, other) in enumerate(zip(teachers[1:], known.others, strict=True), start=1):
         texts = list(other.learnt.values())
@@ -184,8 +182,8 @@ def _with_others(
             spelt = ensemble.respelt(tables["augmented"], teachers[0].tokenizer, one.tokenizer)
             texts.append(tokenise(spelt, one.tokenizer, length))
         told = ensemble.numbered(progress, place, len(teachers))
-        said = [signal_cache.signals(one, tokens, [_LOGITS], told, max_length=length, fast=True) for tokens in texts]
-        said.append(signal_cache.signals(one, other.validation, [_LOGITS], told, max_length=length))
+        said = [signal_cache.signals(one, tokens, [LOGITS], told, max_length=length, fast=True) for tokens in texts]
+        said.append(signal_cache.signals(one, other.validation, [LOGITS], told, max_length=length))
         heard += said
         *of_learnt, of_validation = (each.logits for each in said)
         learnt.append(np.concatenate(of_learnt))
@@ -205,7 +203,7 @@ def _with_others(
 
 def _with_logits(part: Part, said: list[np.ndarray], task: str) -> Part:
     """A part with the mean of what several teachers said of it. said: (N, C) each."""
-    return replace(part, signals={**part.signals, _LOGITS: ensemble.mean(said, task)})
+    return replace(part, signals={**part.signals, LOGITS: ensemble.mean(said, task)})
 
 
 def _joined(parts: list[Part]) -> Part:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kdsearch.api import Family, ModelInfo, Need, Signal
+from kdsearch.api import LOGITS, Family, ModelInfo
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data.splits import Data
 from kdsearch.data.survey import Survey
@@ -20,8 +20,6 @@ from kdsearch.student.assets import Assets
 from kdsearch.teacher import ensemble, resolve, signal_cache
 from kdsearch.teacher.ensemble import Other
 from kdsearch.teacher.resolve import Teacher
-
-_LOGITS = Need(Signal.LOGITS)
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Prepared:
         for place, one in enumerate(self.teachers):
             told = ensemble.numbered(progress, place, len(self.teachers))
             tokens = tokenise(table, one.tokenizer, length)
-            said.append(signal_cache.signals(one, tokens, [_LOGITS], told, max_length=length).logits)
+            said.append(signal_cache.signals(one, tokens, [LOGITS], told, max_length=length).logits)
         return ensemble.mean(said, self.known.config.task)
 
     @property

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from kdsearch.api import Batch, ModelInfo, Need, Outputs, Signal
+from kdsearch.api import LOGITS, Batch, ModelInfo, Need, Outputs, Signal
 from kdsearch.modules import mean_over_tokens
 
 
@@ -27,14 +27,14 @@ class Anatomy:
 
 _BERT_LAYERS = "encoder.layer"
 _BERT_SELF = ("attention.self.query", "attention.self.key", "attention.self.value")
+_ROBERTA_HEAD = ("classifier.dense", "classifier.out_proj")
+_ROBERTA = Anatomy("roberta", f"roberta.{_BERT_LAYERS}", _BERT_SELF, _ROBERTA_HEAD, takes_types=False)
 ANATOMY = {
     "bert": Anatomy("bert", f"bert.{_BERT_LAYERS}", _BERT_SELF, ("bert.pooler", "classifier")),
-    "roberta": Anatomy("roberta", f"roberta.{_BERT_LAYERS}", _BERT_SELF, ("classifier.dense", "classifier.out_proj"), takes_types=False),
-    "xlm-roberta": Anatomy(
-        "roberta", f"roberta.{_BERT_LAYERS}", _BERT_SELF, ("classifier.dense", "classifier.out_proj"), takes_types=False
-    ),
-    "camembert": Anatomy("roberta", f"roberta.{_BERT_LAYERS}", _BERT_SELF, ("classifier.dense", "classifier.out_proj"), takes_types=False),
-    "electra": Anatomy("electra", f"electra.{_BERT_LAYERS}", _BERT_SELF, ("classifier.dense", "classifier.out_proj")),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "electra": Anatomy("electra", f"electra.{_BERT_LAYERS}", _BERT_SELF, _ROBERTA_HEAD),
     "distilbert": Anatomy(
         "distilbert",
         "distilbert.transformer.layer",
@@ -85,7 +85,7 @@ class Encoder(nn.Module):
         self.model = model
         self.anatomy = ANATOMY[model.config.model_type]
 
-    def forward(self, batch: Batch, needs: Sequence[Need] = (Need(Signal.LOGITS),)) -> Outputs:
+    def forward(self, batch: Batch, needs: Sequence[Need] = (LOGITS,)) -> Outputs:
         """Outputs with float32 logits and exactly the layered signals in needs.
 
         Raises:

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from kdsearch import losses, tasks
-from kdsearch.api import Need, Signal
+from kdsearch.api import LOGITS, Need
 from kdsearch.config.schema import StudyConfig
 from kdsearch.data.splits import Data
 from kdsearch.data.tokens import Table, Tokens, tokenise
@@ -68,7 +68,7 @@ def resolve_all(
     """
     found: list[Teacher] = []
     for place, plan in enumerate(plans):
-        asked = needs if place == 0 else (Need(Signal.LOGITS),)
+        asked = needs if place == 0 else (LOGITS,)
         one = resolve.resolve(config, data, numbered(progress, place, len(plans)), plan=plan, needs=asked)
         for before in found:
             if (one.fingerprint, one.tokenizer_hash) == (before.fingerprint, before.tokenizer_hash):

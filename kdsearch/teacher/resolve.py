@@ -16,7 +16,7 @@ from safetensors.torch import save
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from kdsearch import tasks
-from kdsearch.api import ModelInfo, Need, Signal
+from kdsearch.api import LOGITS, ModelInfo, Need
 from kdsearch.config.schema import FineTune, StudyConfig, TeacherConfig
 from kdsearch.data.splits import Data
 from kdsearch.data.tokens import Table, tokenise
@@ -31,7 +31,6 @@ from kdsearch.training.target_scaling import OWN, Unit
 RECORD = "kdsearch-teacher.json"  # in a folder that we tuned: what it was tuned from and on
 TUNING = 1  # version of the fine-tuning: raise it when the same inputs give another teacher
 SEED = 0  # a teacher does not depend on the search's seed, so that every search on the same data shares it
-_LOGITS = Need(Signal.LOGITS)
 FIRST_LOOK, SECOND_LOOK = 256, 512  # validation rows after which a teacher may be refused, so that a hopeless one costs seconds
 
 
@@ -96,7 +95,7 @@ def inspect(config: StudyConfig, data: Data, place: int = 0) -> Plan:
 
 
 def resolve(
-    config: StudyConfig, data: Data, progress: Progress | None = None, *, plan: Plan | None = None, needs: Sequence[Need] = (_LOGITS,)
+    config: StudyConfig, data: Data, progress: Progress | None = None, *, plan: Plan | None = None, needs: Sequence[Need] = (LOGITS,)
 ) -> Teacher:
     """Load or fine-tune a teacher and let it pass the gate. Its validation logits are in the cache afterwards.
 
@@ -330,7 +329,7 @@ def _through_gate(
 def _logits(teacher: Teacher, table: Table, max_length: int) -> np.ndarray:
     tokens = tokenise(table, teacher.tokenizer, max_length)
     found = np.empty((len(tokens), teacher.info.labels), np.float32)
-    signal_cache.forward(teacher, tokens, {_LOGITS: found})
+    signal_cache.forward(teacher, tokens, {LOGITS: found})
     return found
 
 

@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from kdsearch.api import ModelInfo, Need, Signal
+from kdsearch.api import LOGITS, ModelInfo, Need, Signal
 from kdsearch.data.tokens import Tokens
 from kdsearch.errors import EnvironmentProblem
 from kdsearch.io import files
 from kdsearch.io.progress import Progress
 from kdsearch.teacher.encoder import Encoder
-from kdsearch.teacher.signals import LOGITS, PER_TOKEN, from_bottom, shape
+from kdsearch.teacher.signals import PER_TOKEN, from_bottom, shape
 from kdsearch.training.loop import Rows, default_device, fast_bfloat16, in_order, mixed
 
 FORMAT = 1  # part of every key: raise it when the numbers or their layout change

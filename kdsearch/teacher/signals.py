@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdsearch.api import ModelInfo, Need, Signal
+from kdsearch.api import LOGITS, ModelInfo, Need, Signal
 from kdsearch.data.tokens import Tokens
 from kdsearch.errors import PluginError
 from kdsearch.training.loop import as_tensor, token_places
 
-LOGITS = Need(Signal.LOGITS)
 PER_TOKEN = (Signal.HIDDEN, Signal.VALUES)
 
 

@@ -7,10 +7,8 @@ import copy
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from kdsearch.api import Batch, Need, Outputs, Signal, TeacherTuning
+from kdsearch.api import LOGITS, Batch, Need, Outputs, Signal, TeacherTuning
 from kdsearch.teacher.encoder import ANATOMY, Encoder
-
-_LOGITS = (Need(Signal.LOGITS),)
 
 
 class _Given(nn.Module):
@@ -68,7 +66,7 @@ class PrivateTeacher(nn.Module):
     def train(self, mode: bool = True) -> PrivateTeacher:
         return super().train(False)
 
-    def forward(self, batch: Batch, needs: tuple[Need, ...] = _LOGITS) -> Outputs:
+    def forward(self, batch: Batch, needs: tuple[Need, ...] = (LOGITS,)) -> Outputs:
         return self.full(batch, needs)
 
     def from_state(self, batch: Batch, state: Tensor) -> Outputs:
@@ -77,4 +75,4 @@ class PrivateTeacher(nn.Module):
         state: (B, S, H), as `split_state` names it; what it holds where padded is never looked at.
         """
         self._given.state = state
-        return self._top(batch, _LOGITS)
+        return self._top(batch, (LOGITS,))

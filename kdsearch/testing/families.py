@@ -16,13 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertForSequenceClassification, PreTrainedModel
 
 from kdsearch import tasks
-from kdsearch.api import Batch, Family, ModelInfo, Need, Outputs, Signal, UndeclaredSignal
+from kdsearch.api import LOGITS, Batch, Family, ModelInfo, Need, Outputs, Signal, UndeclaredSignal
 from kdsearch.registry.classes import construct, dump
 from kdsearch.space.knobs import CornerDraw, Knobs
 from kdsearch.testing.checks import GivenDraw, options_left, require, seeded, skip
 from kdsearch.testing.tiny import eight_sentences, reordered, tiny_info, tiny_teacher
-
-_LOGITS = Need(Signal.LOGITS)
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,7 @@ class FamilyContract:
                 for need in needs:
                     if need.layer is not None and need.layer >= 0:
                         below = Need(need.signal, need.layer - need.signal.states(info.layers))
-                        same = _run(module, batch, [_LOGITS, below]).layered[below.signal, _layer(below)]
+                        same = _run(module, batch, [LOGITS, below]).layered[below.signal, _layer(below)]
                         require(
                             torch.equal(same, outputs.layered[need.signal, need.layer]),
                             f"{need.signal} of layer {below.layer} is not that of layer {need.layer}: negative layers count from the top",
@@ -171,7 +169,7 @@ class FamilyContract:
         teacher = _tiny()
         for family in self._proposals(teacher):
             module, info = _build(family, teacher), family.info(teacher.info)
-            shown = _run(module, teacher.batch(), [_LOGITS])
+            shown = _run(module, teacher.batch(), [LOGITS])
             require(not shown.layered, f"{family} was asked for logits alone and shows {_keys(shown)} too")
             try:
                 shown.layered[Signal.HIDDEN, -1]
@@ -183,7 +181,7 @@ class FamilyContract:
                 needs = [Need(signal)] if signal not in family.provides else [Need(signal, 99)] if signal is not Signal.LOGITS else []
                 for need in needs:
                     try:
-                        module(teacher.batch(), [_LOGITS, need])
+                        module(teacher.batch(), [LOGITS, need])
                     except (LookupError, ValueError, NotImplementedError) as problem:
                         require(
                             signal.value in str(problem) or signal.name in str(problem),
@@ -227,7 +225,7 @@ class FamilyContract:
         batch = teacher.batch()
         pairs = replace(batch, types=(torch.arange(batch.ids.shape[1]) > 2).long().expand_as(batch.ids))
         for family in self._proposals(teacher):
-            logits = _run(_build(family, teacher), pairs, [_LOGITS]).logits
+            logits = _run(_build(family, teacher), pairs, [LOGITS]).logits
             require(bool(torch.isfinite(logits).all()), f"the logits of {family} are not finite for a batch with token types")
 
     def test_observe_takes_text_and_answers(self) -> None:
@@ -246,7 +244,7 @@ class FamilyContract:
                 for name, now, was in zip(("ids", "offsets", "answers"), given, before, strict=True):
                     require(torch.equal(now, was), f"observe() of {family} changes its {name}: copy before you change")
                 require(_parameters(student) == family.size(teacher.info), f"observe() of {family} changes the number of parameters")
-                logits = _run(student, teacher.batch(), [_LOGITS]).logits
+                logits = _run(student, teacher.batch(), [LOGITS]).logits
                 require(bool(torch.isfinite(logits).all()), f"the logits of {family} are not finite after observe()")
 
     def test_start_leaves_the_teacher_alone_and_the_student_finite(self) -> None:
@@ -263,7 +261,7 @@ class FamilyContract:
                     require(parameter.data_ptr() not in theirs, f"start_from() of {family} shares {name} with the teacher: copy it")
                     require(parameter.requires_grad, f"start_from() of {family} freezes {name}: every parameter of a student is trained")
                 require(_parameters(student) == family.size(teacher.info), f"start_from() of {family} changes the number of parameters")
-                logits = _run(student, teacher.batch(), [_LOGITS]).logits
+                logits = _run(student, teacher.batch(), [LOGITS]).logits
                 require(bool(torch.isfinite(logits).all()), f"the logits of {family} are not finite after start_from()")
 
     def test_flops_agree_with_the_counter(self) -> None:
@@ -283,7 +281,7 @@ class FamilyContract:
                     )
                     counter = FlopCounterMode(display=False)
                     with counter, torch.no_grad():
-                        module(one, [_LOGITS])
+                        module(one, [LOGITS])
                     told, counted = family.flops(teacher.info, length), counter.get_total_flops()
                     require(told == counted, f"flops() of {family} says {told} for {length} tokens, torch counts {counted}")
 
@@ -292,7 +290,7 @@ class FamilyContract:
         for family in self._proposals(teacher):
             one, other = _observed(family, teacher), _build(family, teacher, seed=1)
             other.load_state_dict(copy.deepcopy(one.state_dict()))
-            same = torch.equal(_run(one, teacher.batch(), [_LOGITS]).logits, _run(other, teacher.batch(), [_LOGITS]).logits)
+            same = torch.equal(_run(one, teacher.batch(), [LOGITS]).logits, _run(other, teacher.batch(), [LOGITS]).logits)
             require(
                 same, f"{family}: the logits differ after load_state_dict(state_dict()): keep all that matters in parameters or buffers"
             )
@@ -323,7 +321,7 @@ class FamilyContract:
             require(theirs == own, f"stock() of {family} does not share its weights with the student")
             with torch.no_grad():
                 logits = stock.eval()(input_ids=batch.ids, attention_mask=batch.mask).logits
-            gap = (logits - _run(module, batch, [_LOGITS]).logits).abs().max().item()
+            gap = (logits - _run(module, batch, [LOGITS]).logits).abs().max().item()
             require(gap <= 1e-5, f"the stock model of {family} gives logits that differ by {gap:.2g} from the student's")
         if not found:
             skip("stock() gives none")
@@ -355,7 +353,7 @@ class FamilyContract:
             optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3 * family.lr_scale)
             losses = []
             for _ in range(21):
-                loss = batch.hard_loss(module(batch, [_LOGITS]).logits)
+                loss = batch.hard_loss(module(batch, [LOGITS]).logits)
                 losses.append(loss.item())
                 optimizer.zero_grad()
                 loss.backward()
@@ -408,7 +406,7 @@ def _all_needs(info: ModelInfo) -> list[Need]:
     layered = [
         Need(signal, layer) for signal in Signal if signal in info.provides - {Signal.LOGITS} for layer in range(signal.states(info.layers))
     ]
-    return [_LOGITS, *layered]
+    return [LOGITS, *layered]
 
 
 def _shape(signal: Signal, info: ModelInfo, batch: Batch) -> tuple[int, ...]:

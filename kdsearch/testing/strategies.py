@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kdsearch.api import Batch, ModelInfo, Need, Outputs, Signal, Strategy, TeacherRole, UndeclaredSignal
+from kdsearch.api import LOGITS, Batch, ModelInfo, Need, Outputs, Signal, Strategy, TeacherRole, UndeclaredSignal
 from kdsearch.losses import mixture
 from kdsearch.registry.classes import construct, dump
 from kdsearch.space.knobs import Knobs
@@ -125,7 +125,7 @@ class StrategyContract:
             shown = _show(pair.teacher, batch, strategy.teacher_needs(pair.teacher_info, pair.student_info))
             if not strategy.each_teacher:
                 return shown
-            each = torch.stack([shown.logits, _show(pair.second, batch, (Need(Signal.LOGITS),)).logits])
+            each = torch.stack([shown.logits, _show(pair.second, batch, (LOGITS,)).logits])
             return Outputs(mixture(each, torch.full((2,), 0.5)), shown.layered, each)
 
     def _terms(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdsearch.api import Need, Signal
+from kdsearch.api import LOGITS
 from kdsearch.training.loop import Rows, in_order
 
 
@@ -37,7 +37,7 @@ def predict(module: nn.Module, rows: Rows, most: int | None = None) -> np.ndarra
     found: np.ndarray | None = None
     with torch.inference_mode(), _float32_is_float32():
         for chosen in in_order(rows.lengths, most=most):
-            logits = module(rows.batch(chosen), (Need(Signal.LOGITS),)).logits.float().cpu().numpy()
+            logits = module(rows.batch(chosen), (LOGITS,)).logits.float().cpu().numpy()
             if found is None:
                 found = np.empty((len(rows), logits.shape[-1]), np.float32)
             found[chosen] = logits

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdsearch.api import Batch, Need, Signal
+from kdsearch.api import LOGITS, Batch
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def output_map(module: nn.Module, batch: Batch) -> nn.Linear | Rescalable | None
     module.eval()
     try:
         with torch.no_grad():
-            logits = module(batch, (Need(Signal.LOGITS),)).logits
+            logits = module(batch, (LOGITS,)).logits
     finally:
         module.train(training)
         for hook in hooks:
