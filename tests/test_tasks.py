@@ -25,6 +25,7 @@ from kdsearch import load_student, losses, tasks
 from kdsearch.api import Batch, Outputs, Signal
 from kdsearch.data.tokens import Table
 from kdsearch.deploy.pick import Export, pick
+from kdsearch.errors import InputError
 from kdsearch.evaluation import analysis, evidence, statistics
 from kdsearch.registry import registry
 from kdsearch.results.choose import Rule
@@ -36,6 +37,7 @@ from kdsearch.tasks.classification import Classification
 from kdsearch.tasks.columns import Columns
 from kdsearch.tasks.metrics import error, standard_error
 from kdsearch.tasks.regression import Regression
+from kdsearch.teacher import gate
 from kdsearch.testing.tasks import ROWS, TaskContract
 from kdsearch_plugins.joint import JointKD
 from kdsearch_plugins.logit import LogitKD
@@ -266,6 +268,17 @@ def test_a_student_of_a_new_task_is_exported_and_its_script_joins_labels(multila
     assert list(answers) == [multilabel.written(each) for each in student(texts)]
     assert len({answer.count("|") for answer in answers}) > 1
     np.testing.assert_allclose(np.array(scores, float).T, student.predict_proba(texts), atol=1e-3)
+
+
+def test_a_teacher_of_a_new_task_passes_the_gate_where_it_knows_something(multilabel: Multilabel) -> None:
+    labels = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 0]] * 20, np.float32)
+    order = range(len(NAMES))
+    found = gate.check(6 * labels - 3, labels, NAMES, order, "multilabel", "here", tuned=False, final=True)
+    assert (found.gain, found.baseline) == pytest.approx((5 / 12, 7 / 12))
+    with pytest.raises(InputError, match="nothing to teach: right answers on 80 validation rows, no better than no label"):
+        gate.check(np.full_like(labels, -1), labels, NAMES, order, "multilabel", "here", tuned=False, final=True)
+    rows = gate.sample(labels, 8)
+    assert np.unique(labels[rows], axis=0, return_counts=True)[1].tolist() == [2, 2, 2, 2]  # every set of labels has its share
 
 
 def test_labels_that_are_lists_are_read_by_their_task_alone() -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from kdsearch import tasks
 from kdsearch.data.splits import Data, row_keys
 from kdsearch.data.tokens import Table, Tokens, tokenise
 
@@ -35,7 +36,7 @@ def survey(data: Data, tokenizer: PreTrainedTokenizerBase, train: Tokens, max_le
     if counts:
         name, most = max(counts.items(), key=lambda each: each[1])
         lines.append(("classes", f"{len(counts)}: {_counted(counts)}; the commonest is {most / len(data.train):.1%} of train"))
-        if most >= MAJORITY * len(data.train):
+        if tasks.of(data.task).exclusive and most >= MAJORITY * len(data.train):
             notes.append(
                 f"{most / len(data.train):.0%} of the training rows are {name!r}: search.objectives: [macro_f1, params] tells students "
                 "apart that accuracy does not"
