@@ -62,9 +62,12 @@ def test_a_study_holds_its_variants_against_its_validation_and_test_rows(tmp_pat
         return augment(*arguments)
 
     monkeypatch.setattr(prepare, "augment", remembering)
-    prepare.prepare(known)
+    notes = prepare.prepare(known).notes
     ((*_, judged, _task),) = given
     assert judged == {*row_keys(known.data.validation), *row_keys(splits.open_test(study))}
+    asked, made = len(known.data.train), len(augment(*given[0]))
+    assert made < asked / 2  # these words have no neighbours and the tokenizer no mask
+    assert f"data.augment made {made} of {asked} variants: short texts, and words without neighbours, vary little" in notes
 
 
 def test_of_a_pair_both_texts_make_the_key() -> None:
