@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from kdsearch.api import Signal
 from kdsearch.errors import KdsearchError
 from kdsearch.space.knobs import Knob, RandomDraw
 
@@ -78,6 +80,17 @@ def options_left(draws: Iterable[GivenDraw]) -> list[tuple[str, Any]]:
                 options[name] = list(knob.options)
                 taken.setdefault(name, []).append(draw.values[name])
     return [(name, option) for name, known in options.items() for option in known if option not in taken[name]]
+
+
+def real_part(signal: Signal, tensor: Tensor, mask: Tensor) -> Tensor:
+    """Zero where a token is padding: what stands there is nobody's business."""
+    if signal is Signal.HIDDEN:
+        return tensor * mask[:, :, None]
+    if signal is Signal.VALUES:
+        return tensor * mask[:, None, :, None]
+    if signal is Signal.ATTENTION:
+        return tensor * mask[:, None, :, None] * mask[:, None, None, :]
+    return tensor
 
 
 @dataclass(frozen=True)

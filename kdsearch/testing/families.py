@@ -19,7 +19,7 @@ from kdsearch import tasks
 from kdsearch.api import LOGITS, Batch, Family, ModelInfo, Need, Outputs, Signal, UndeclaredSignal
 from kdsearch.registry.classes import construct, dump
 from kdsearch.space.knobs import CornerDraw, Knobs
-from kdsearch.testing.checks import GivenDraw, options_left, require, seeded, skip
+from kdsearch.testing.checks import GivenDraw, options_left, real_part, require, seeded, skip
 from kdsearch.testing.tiny import eight_sentences, reordered, tiny_info, tiny_teacher
 
 
@@ -201,8 +201,8 @@ class FamilyContract:
             needs = _all_needs(family.info(teacher.info))
             before, after = _run(module, batch, needs), _run(module, wider, needs)
             for name, one, two in _matching(before, after):
-                kept = _real_part(name[0], two, wider.mask)[tuple(slice(size) for size in one.shape)]
-                gap = (_real_part(name[0], one, batch.mask) - kept).abs().max().item()
+                kept = real_part(name[0], two, wider.mask)[tuple(slice(size) for size in one.shape)]
+                gap = (real_part(name[0], one, batch.mask) - kept).abs().max().item()
                 require(
                     gap <= 1e-5,
                     f"five more columns of padding change {name[0]} of layer {name[1]} of {family} by {gap:.2g}: use batch.mask",
@@ -418,17 +418,6 @@ def _shape(signal: Signal, info: ModelInfo, batch: Batch) -> tuple[int, ...]:
         Signal.ATTENTION: (rows, info.heads, tokens, tokens),
         Signal.VALUES: (rows, info.heads, tokens, info.hidden // max(1, info.heads)),
     }[signal]
-
-
-def _real_part(signal: Signal, tensor: Tensor, mask: Tensor) -> Tensor:
-    """Zero where a token is padding: what stands there is nobody's business."""
-    if signal is Signal.HIDDEN:
-        return tensor * mask[:, :, None]
-    if signal is Signal.VALUES:
-        return tensor * mask[:, None, :, None]
-    if signal is Signal.ATTENTION:
-        return tensor * mask[:, None, :, None] * mask[:, None, None, :]
-    return tensor
 
 
 def _matching(one: Outputs, two: Outputs) -> list[tuple[tuple[Signal, int | None], Tensor, Tensor]]:

@@ -13,16 +13,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kdsearch.api import LOGITS, Batch, ModelInfo, Need, Outputs, Signal, Strategy, TeacherRole, UndeclaredSignal
+from kdsearch.api import LOGITS, Batch, ModelInfo, Need, Outputs, Strategy, TeacherRole, UndeclaredSignal
 from kdsearch.losses import mixture
 from kdsearch.registry.classes import construct, dump
 from kdsearch.space.knobs import Knobs
 from kdsearch.teacher.encoder import Encoder
-from kdsearch.testing.checks import GivenDraw, close, options_left, others, require, seeded, skip
+from kdsearch.testing.checks import GivenDraw, close, options_left, others, real_part, require, seeded, skip
 from kdsearch.testing.tiny import eight_sentences, reordered, tiny_info, tiny_teacher, unlabelled
 
 _PROGRESS = (0.0, 0.5, 1.0)
-_TOKEN_LEVEL = {Signal.HIDDEN: (1,), Signal.ATTENTION: (2, 3), Signal.VALUES: (2,)}  # the dimensions that run over tokens
 
 
 @dataclass(frozen=True)
@@ -118,6 +117,9 @@ class StrategyContract:
         with seeded(0):
             return strategy.build(pair.teacher_info, pair.student_info)
 
+    def _student_outputs(self, strategy: Strategy, pair: _Pair, batch: Batch) -> Outputs:
+        return _show(pair.student, batch, strategy.student_needs(pair.teacher_info, pair.student_info))
+
     def _teacher_outputs(self, strategy: Strategy, pair: _Pair, batch: Batch) -> Outputs | None:
         if strategy.teacher is TeacherRole.ABSENT:
             return None
@@ -140,9 +142,7 @@ class StrategyContract:
         batch = pair.batch() if batch is None else batch
         extra = self._extra(strategy, pair) if extra is None else extra
         teacher = self._teacher_outputs(strategy, pair, batch) if teacher is None else teacher
-        return strategy.loss(
-            _show(pair.student, batch, strategy.student_needs(pair.teacher_info, pair.student_info)), teacher, batch, extra, progress
-        )
+        return strategy.loss(self._student_outputs(strategy, pair, batch), teacher, batch, extra, progress)
 
     def _loss(self, strategy: Strategy, pair: _Pair, **rest: Any) -> Tensor:
         return _total(self._terms(strategy, pair, **rest))
@@ -205,10 +205,7 @@ class StrategyContract:
         pair = _same_shape()
         for draw in self._proposals(pair):
             strategy, batch = draw.strategy, pair.batch()
-            student, teacher = (
-                _show(pair.student, batch, strategy.student_needs(pair.teacher_info, pair.student_info)),
-                self._teacher_outputs(strategy, pair, batch),
-            )
+            student, teacher = self._student_outputs(strategy, pair, batch), self._teacher_outputs(strategy, pair, batch)
             tensors = {
                 **{f"the student's {name}": each for name, each in _tensors(student)},
                 **({f"the teacher's {name}": each for name, each in _tensors(teacher)} if teacher is not None else {}),
@@ -344,10 +341,7 @@ class StrategyContract:
             batch = pair.batch()
             for draw in self._proposals(pair):
                 strategy = draw.strategy
-                student, teacher = (
-                    _show(pair.student, batch, strategy.student_needs(pair.teacher_info, pair.student_info)),
-                    self._teacher_outputs(strategy, pair, batch),
-                )
+                student, teacher = self._student_outputs(strategy, pair, batch), self._teacher_outputs(strategy, pair, batch)
                 for side, outputs, needs in (
                     ("student", student, strategy.student_needs(pair.teacher_info, pair.student_info)),
                     ("teacher", teacher, strategy.teacher_needs(pair.teacher_info, pair.student_info)),
@@ -437,12 +431,5 @@ def _tensors(outputs: Outputs) -> list[tuple[str, Tensor]]:
 
 def _as_cached(outputs: Outputs, mask: Tensor) -> Outputs:
     """What a cache gives back: float32 arrays, stored without padding and padded with zeros again."""
-    layered = {}
-    for (signal, layer), tensor in outputs.layered.items():
-        kept = tensor.detach().clone()
-        for dimension in _TOKEN_LEVEL.get(signal, ()):
-            shape = [1] * kept.ndim
-            shape[0], shape[dimension] = mask.shape
-            kept = kept * mask.reshape(shape)
-        layered[signal, layer] = torch.from_numpy(kept.numpy().astype("float32"))
-    return Outputs(torch.from_numpy(outputs.logits.detach().numpy().astype("float32")), layered, outputs.teachers)
+    layered = {(signal, layer): real_part(signal, each.detach().float(), mask).clone() for (signal, layer), each in outputs.layered.items()}
+    return Outputs(outputs.logits.detach().float(), layered, outputs.teachers)
