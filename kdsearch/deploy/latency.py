@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -131,7 +132,7 @@ def machine() -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2),
         "system": platform.platform(),
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("torch", "transformers", "onnxruntime") if _installed(name)},
+        **{name: metadata.version(name) for name in ("torch", "transformers", "onnxruntime") if find_spec(name)},
     }
 
 
@@ -140,14 +141,6 @@ def busy(facts: Mapping[str, Any]) -> str | None:
     if facts["load"] <= max(1.5, 0.75 * facts["cores"]):
         return None
     return f"the machine was busy (load {facts['load']:.1f} on {facts['cores']} cores): latencies are higher than alone"
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _cpu() -> str:

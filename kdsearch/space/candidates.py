@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -195,8 +196,7 @@ class Candidates:
         it all the same is left out.
         """
         shapes = [self._shapes(family) for family in self.families]
-        longest = max(map(len, shapes))
-        mixed = [each[place] for place in range(longest) for each in shapes if place < len(each)]  # families in turn
+        mixed = [shape for turn in zip_longest(*shapes) for shape in turn if shape is not None]  # families in turn
         chosen: dict[str, Candidate] = {}
         waiting = [
             self._in_turn(strategy, mixed[place % len(mixed) :] + mixed[: place % len(mixed)])
@@ -243,10 +243,7 @@ class Candidates:
             (family, 0.5, {f"{family}.{name}": value for name, value in values.items()})
             for values in self.families[family].known_good(self.teacher)
         ]
-        mixed = []
-        for place in range(max(len(corners), len(known))):
-            mixed += known[place : place + 1] + corners[place : place + 1]
-        return mixed
+        return [shape for pair in zip_longest(known, corners) for shape in pair if shape is not None]
 
 
 def _shown(info: ModelInfo, teacher: ModelInfo) -> ModelInfo:
