@@ -19,6 +19,8 @@ import numpy as np
 
 from kdsearch.errors import EnvironmentProblem, StateError
 
+LOCK = ".lock"
+
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text, so it can be hashed."""
@@ -189,16 +191,22 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def owned(folder: Path) -> Iterator[None]:
-    """Own a folder for the length of the block; the operating system gives it back even after kill -9.
+    """Own a folder, made where it lacks, for the length of the block; the operating system gives it back even after kill -9.
+
+    A folder that holds nothing but its lock when the block ends is removed.
 
     Raises:
         StateError: another process owns it.
+        EnvironmentProblem: it cannot be written.
     """
+    lock = ensure_folder(folder) / LOCK
     with disk_problems(folder):
-        stream = (folder / ".lock").open("a+")
+        stream = lock.open("a+")
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock.exists() or not os.path.samestat(os.fstat(stream.fileno()), lock.stat()):
+                raise BlockingIOError  # its owner of a moment ago has just removed it: this lock guards nothing
         except BlockingIOError:
             stream.seek(0)
             owner = stream.read().strip()
@@ -209,4 +217,9 @@ def owned(folder: Path) -> Iterator[None]:
         stream.truncate()
         stream.write(str(os.getpid()))
         stream.flush()
-        yield
+        try:
+            yield
+        finally:
+            if os.listdir(folder) == [LOCK]:
+                lock.unlink()
+                folder.rmdir()

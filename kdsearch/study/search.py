@@ -58,23 +58,17 @@ def search(
     wanted = as_config(study, sets, keys)
     shown = console or Console(stderr=True)
     place = files.ensure_folder(Path(out)) / wanted.name
-    if fresh and place.exists():
-        raise StateError(f"{place}: exists already, and --fresh asks for a new study: choose another name or --out")
     folder = StudyFolder(place)
-    if folder.study_file.exists():  # what resume does not allow is refused before anything is computed
-        folder.refuse_other_study(wanted)
+    _refuse_other(folder, wanted, fresh)  # at the door, and again under the lock, for another search may just have ended
     with contextlib.ExitStack() as held:
         stop = held.enter_context(interruptible())
-        if place.exists():
-            held.enter_context(files.owned(place))
+        held.enter_context(files.owned(place))  # before anything is computed: of two searches of one study, one gets in
+        _refuse_other(folder, wanted, fresh)
         known = prepare.inspect(wanted)
         for note in (*known.survey.notes, *known.exploration.notes):
             shown.print(f"note: {note}", highlight=False, soft_wrap=True)
         with teacher_progress(shown) as progress:
             prepared = prepare.prepare(known, progress)
-        if not place.exists():  # only now: a study whose teacher was refused leaves no folder behind
-            files.ensure_folder(place)
-            held.enter_context(files.owned(place))
         manifest = _keep(folder, wanted, prepared)
         _tell_teacher(shown, prepared)
         ledger = held.enter_context(Ledger(place))
@@ -91,6 +85,13 @@ def as_config(study: str | Path | StudyConfig | None, sets: Sequence[str], keys:
     if study is None:
         return study_file.from_mapping(keys)
     return study_file.load(Path(study), sets)
+
+
+def _refuse_other(folder: StudyFolder, wanted: StudyConfig, fresh: bool) -> None:
+    if fresh and folder.path.exists() and [each.name for each in folder.path.glob("*")] != [files.LOCK]:
+        raise StateError(f"{folder.path}: exists already, and --fresh asks for a new study: choose another name or --out")
+    if folder.study_file.exists():  # what resume does not allow is refused before anything is computed
+        folder.refuse_other_study(wanted)
 
 
 def _keep(folder: StudyFolder, wanted: StudyConfig, prepared: Prepared) -> dict[str, Any]:
