@@ -226,6 +226,20 @@ def test_a_staged_strategy_is_compared_with_itself_alone() -> None:
     assert made.verdict(8)  # not staged: one group with the logits
 
 
+def test_a_student_that_is_no_better_than_the_simplest_guess_at_half_of_its_budget_is_stopped() -> None:
+    """The guess has 0.5 and the noise is 0.02; a quarter of the budget is too early to tell, and a staged strategy learns to answer last."""
+    seen = Seen(Rungs(margin, "params", ["slow"], floor=0.5))
+    for trial, share, score, strategy in (
+        (0, 0.25, 0.5, ""),
+        (1, 0.5, 0.52, ""),
+        (2, 0.5, 0.53, ""),
+        (3, 0.5, 0.5, "slow"),
+        (4, 0.75, math.nan, ""),
+    ):
+        seen.record(trial, 10.0, share, score, strategy=strategy)
+    assert [seen.verdict(trial) for trial in range(5)] == [False, True, False, False, True]
+
+
 def test_the_built_in_strategy_in_stages_says_so() -> None:
     assert load_one("two_stage").staged  # type: ignore[union-attr]
     assert not load_one("annealed").staged  # type: ignore[union-attr]

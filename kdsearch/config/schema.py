@@ -312,7 +312,7 @@ class SearchConfig(_Section):
     minutes: Annotated[float, Field(gt=0)] | None = None
     objectives: Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_objectives)] = ("accuracy", "params")
     limits: Annotated[dict[str, int], BeforeValidator(_limits)] = {}  # cost -> the most that a student may have
-    sampler: Literal["auto", "tpe", "nsga2", "random"] = "auto"
+    sampler: Literal["auto", "value", "tpe", "nsga2", "random"] = "auto"
     early_stopping: bool = True
     epochs: Count = 3
     resources: Resources = Resources()

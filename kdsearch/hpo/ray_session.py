@@ -36,6 +36,8 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
+_EMBEDDED = {"RAY_worker_niceness": "0"}  # Ray's default of 15 starves a search beside any other work: first student after 36 s, not 8
+
 
 _TOKEN = secrets.token_hex(32)  # one for the process: Ray keeps the first that it sees
 _ours = False  # whether Ray was imported under it
@@ -81,7 +83,7 @@ def session(address: str | None, object_bytes: int) -> Iterator[None]:
         raise EnvironmentProblem(
             f"--address {address}: a Ray client cannot run a search: give HOST:PORT of the head, such as 10.0.0.1:6379"
         )
-    with _environment(_QUIET | (_own_authentication() if address is None else {})):
+    with _environment(_QUIET | (_EMBEDDED | _own_authentication() if address is None else {})):
         import ray
 
         logging.getLogger("ray").setLevel(logging.WARNING)

@@ -17,17 +17,23 @@ from optuna.trial import TrialState, create_trial
 from kdsearch.api import Family, ModelInfo
 from kdsearch.config.schema import StudyConfig
 from kdsearch.errors import StateError
+from kdsearch.hpo.value import FRACTION, SCORE, SECONDS, Draft, ValueSampler
 from kdsearch.io.files import canonical
+from kdsearch.io.text import clock
 from kdsearch.registry.registry import Plugins
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import State, TrialRecord
-from kdsearch.space.candidates import Candidate, Candidates
+from kdsearch.space.candidates import FAMILY, STRATEGY, Candidate, Candidates
 from kdsearch.space.cost import Cost
-from kdsearch.space.knobs import Knob
+from kdsearch.space.knobs import Draw, Knob
 from kdsearch.space.spec import TrialSpec
 
 PATIENCE = 500  # proposals in a row that lead to nothing new before the sampler is set aside, and again before the search gives up
+OPENINGS = 12  # proposals that are made before any sampler is asked, the cheap ones first; at most half of the trials
+DEAR = 4.0  # times what the median opening takes
+OPENING_SHARE = 0.1  # of search.minutes: what is expected to take longer is no opening
 
+TOO_LONG = "too long for the time that is left"
 
 OVER = 1.0  # a broken limit, as a constraint: Optuna ranks such a trial behind every one that keeps the limits
 
@@ -44,6 +50,7 @@ class Proposal:
     params: int
     bytes: int
     flops: int
+    seconds: float | None = None  # expected of its training; None where nothing expects any
 
 
 @dataclass
@@ -114,6 +121,9 @@ class Sampler:
     Args:
         ledger: the study's, open; refused and reused proposals are written there. Its trials are what the sampler knows at the start.
         price: exact costs of a family's student, for the proposals that are made and for limits on bytes and FLOPs.
+        seconds: what a candidate's training is expected to take before anything was measured; only the proportions matter.
+        floor: the quality of the simplest guess on validation, where it is known.
+        remaining: seconds until the search's time is up.
         patience: PATIENCE, or less in tests.
 
     Attributes:
@@ -131,11 +141,16 @@ class Sampler:
         teacher: ModelInfo,
         ledger: Ledger,
         price: Callable[[Family], Cost],
+        seconds: Callable[[Candidate], float] = lambda _: 1.0,
+        floor: float | None = None,
+        remaining: Callable[[], float] = lambda: math.inf,
         patience: int = PATIENCE,
     ) -> None:
         self.space = Candidates(config, plugins, teacher)
         self.exhausted: str | None = None
         self._config, self._ledger, self._price, self._patience = config, ledger, price, patience
+        self._seconds, self._floor, self._remaining = seconds, floor, remaining
+        self._open: dict[int, optuna.trial.Trial] = {}  # Optuna's side of proposals that were not told yet
         state = ledger.state
         before = [each["knobs"] for each in (*state.refused, *state.reused)] + [record.knobs for record in state.trials.values()]
         self._drawn = {canonical(knobs) for knobs in before}
@@ -143,12 +158,25 @@ class Sampler:
         seed, fallback_seed = (int(word) for word in np.random.SeedSequence((config.seed, ledger.state.length)).generate_state(2))
         self._fallback = optuna.samplers.RandomSampler(seed=fallback_seed)
         with quiet():
-            self._main = _optuna_sampler(config, seed)
+            self._main = self._optuna_sampler(seed)
             self._study = optuna.create_study(directions=["maximize", "minimize"], sampler=self._main)
         self._remember()
-        for opening in self.space.openings(config.search.trials // 2):
+        for opening in self._openings():
             if opening.hash not in ledger.state.by_hash:
                 self._study.enqueue_trial(dict(opening.knobs))
+
+    def _openings(self) -> list[Candidate]:
+        """What to try first, the cheap ones first. Of the dear ones each strategy has its cheapest alone, and none that takes a tenth of the time."""
+        search = self._config.search
+        priced = [(self._seconds(each), each) for each in self.space.openings(min(OPENINGS, search.trials // 2))]
+        priced.sort(key=lambda each: each[0])
+        dear = DEAR * float(np.median([seconds for seconds, _ in priced])) if priced else 0.0
+        kept: list[Candidate] = []
+        for seconds, each in priced:
+            known = any(each.spec.strategy == other.spec.strategy for other in kept)
+            if seconds <= (dear if known else math.inf) and seconds <= OPENING_SHARE * 60 * (search.minutes or math.inf):
+                kept.append(each)
+        return kept
 
     def ask(self) -> Proposal | None:
         """The next student; trials that were returned come first, under their own number. What runs is what the ledger says: start it there
@@ -160,6 +188,8 @@ class Sampler:
         again = self._returned()
         if again is not None or self.exhausted is not None:
             return again
+        if isinstance(self._main, ValueSampler):
+            self._main.remaining = self._remaining()
         misses: dict[str, int] = {}
         for attempt in range(2 * self._patience):
             self._study.sampler = self._main if attempt < self._patience else self._fallback
@@ -167,6 +197,9 @@ class Sampler:
             if isinstance(found, Proposal):
                 return found
             misses[found] = misses.get(found, 0) + 1
+            if misses.get(TOO_LONG, 0) > OPENINGS:
+                self.exhausted = f"the {clock(self._remaining())} that are left are too short for another trial"
+                return None
         told = ", ".join(f"{count} {what}" for what, count in sorted(misses.items()))
         self.exhausted = f"nothing new in {2 * self._patience} proposals in a row: {told}; widen space.knobs or search.limits to go on"
         return None
@@ -181,7 +214,25 @@ class Sampler:
         """
         record = self._ledger.state.trials[trial]
         values = self._values(record)
-        self._study.tell(number, values, state=optuna_state(record, values) or TrialState.FAIL)
+        self.hear(number, trial)
+        self._study.tell(self._open.pop(number), values, state=optuna_state(record, values) or TrialState.FAIL)
+
+    def hear(self, number: int, trial: int) -> None:
+        """A proposal's trial was scored on the way, or ended: what the ledger says of its scores and seconds so far. Arguments as `tell`."""
+        for name, value in _attributes(self._ledger.state.trials[trial]).items():
+            self._open[number].set_user_attr(name, value)
+
+    def _draft(self, draw: Draw) -> Draft | None:
+        """A student for the sampler to weigh; None for one that does not fit, is too large, or was tried."""
+        candidate = self.space.draw(draw)
+        if isinstance(candidate, str) or self.space.over({"params": candidate.params}) or candidate.hash in self._ledger.state.by_hash:
+            return None
+        return self._weighed(candidate)
+
+    def _weighed(self, candidate: Candidate) -> Draft:
+        cost = self._config.search.objectives[1]
+        size = candidate.params if cost == "params" else getattr(self._price(candidate.family), cost)
+        return Draft(candidate.knobs, _log_cost(size), self._seconds(candidate))
 
     def _propose(self) -> Proposal | str:
         """One proposal, or why it leads to nothing new."""
@@ -204,8 +255,15 @@ class Sampler:
             trial.set_constraint("limits", OVER)
             self._study.tell(trial, state=TrialState.PRUNED)
             return "over a limit"
+        expected = None
+        if isinstance(self._main, ValueSampler):
+            expected = float(self._main.expected_seconds([self._weighed(candidate)])[0])
+            if expected > self._remaining():
+                self._study.tell(trial, state=TrialState.FAIL)
+                return TOO_LONG
         self._is_news(candidate)
-        return Proposal(trial.number, None, candidate.spec, candidate.hash, candidate.knobs, **costs)
+        self._open[trial.number] = trial
+        return Proposal(trial.number, None, candidate.spec, candidate.hash, candidate.knobs, **costs, seconds=expected)
 
     def _answer_from(self, earlier: TrialRecord, trial: optuna.trial.Trial, candidate: Candidate) -> None:
         news = self._is_news(candidate)
@@ -233,9 +291,30 @@ class Sampler:
         record = returned[0]
         ranges = distributions(self.space, record.knobs, f"trial {record.number}")
         self._study.add_trial(create_trial(state=TrialState.RUNNING, params=dict(record.knobs), distributions=ranges))
-        number = len(self._study.get_trials(deepcopy=False)) - 1
+        frozen = self._study.get_trials(deepcopy=False)[-1]
+        number = frozen.number
+        self._open[number] = optuna.trial.Trial(self._study, frozen._trial_id)
         spec = TrialSpec.from_json(record.spec)
         return Proposal(number, record.number, spec, record.hash, record.knobs, record.params, record.bytes, record.flops)
+
+    def _optuna_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        kind, trials = self._config.search.sampler, self._config.search.trials
+        if kind == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        if kind == "nsga2":
+            # the first generation is random, so it may be at most a quarter of the study
+            return optuna.samplers.NSGAIISampler(population_size=min(50, max(8, trials // 4)), seed=seed)
+        if kind == "tpe":
+            # with several objectives TPE is univariate unless told; the knobs of a student depend on each other, and many are conditional
+            return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+        limit = self._config.search.limits.get(self._config.search.objectives[1])
+        return ValueSampler(
+            self._draft,
+            floor=self._floor,
+            ceiling=None if limit is None else _log_cost(limit),
+            arms=(FAMILY, STRATEGY),
+            seed=seed,
+        )
 
     def _values(self, record: TrialRecord) -> list[float] | None:
         quality, cost = self._config.search.objectives
@@ -263,6 +342,7 @@ class Sampler:
                         params=dict(knobs),
                         distributions=ranges,
                         system_attrs=generation,
+                        user_attrs=_attributes(record),
                     )
                 )
 
@@ -280,16 +360,6 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def _optuna_sampler(config: StudyConfig, seed: int) -> optuna.samplers.BaseSampler:
-    if config.search.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    if config.search.sampler == "nsga2":
-        # the first generation is random, so it may be at most a quarter of the study
-        return optuna.samplers.NSGAIISampler(population_size=min(50, max(8, config.search.trials // 4)), seed=seed)
-    # with several objectives TPE is univariate unless told; the knobs of a student depend on each other, and many are conditional
-    return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
-
-
 def _generation(sampler: optuna.samplers.BaseSampler, place: int) -> dict[str, Any]:
     """What a genetic sampler notes on a trial and the ledger does not keep: without it, a resumed search would begin at random again."""
     if not isinstance(sampler, optuna.samplers.NSGAIISampler):
@@ -300,8 +370,21 @@ def _generation(sampler: optuna.samplers.BaseSampler, place: int) -> dict[str, A
 def objective_values(record: TrialRecord, quality: str, cost: str) -> list[float] | None:
     """[quality, log10 of the cost] of a complete trial; None for any other, and where the quality is not finite."""
     score = record.scores.get(quality, math.nan)
-    # a student without a matrix product has 0 FLOPs
-    return [score, math.log10(max(1.0, getattr(record, cost)))] if math.isfinite(score) else None
+    return [score, _log_cost(getattr(record, cost))] if math.isfinite(score) else None
+
+
+def _log_cost(cost: float) -> float:
+    return math.log10(max(1.0, cost))  # a student without a matrix product has 0 FLOPs
+
+
+def _attributes(record: TrialRecord) -> dict[str, float]:
+    """What a trial has to say beside its final score, as the sampler by value reads it."""
+    if record.state is State.COMPLETE:
+        return {SECONDS: record.seconds["total"]} if "total" in record.seconds else {}
+    if record.state is State.FAILED or not record.rungs:
+        return {}
+    last = record.rungs[-1]
+    return {FRACTION: last.share, SCORE: last.score, SECONDS: last.seconds}
 
 
 def optuna_state(record: TrialRecord, values: Sequence[float] | None) -> TrialState | None:

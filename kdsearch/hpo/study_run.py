@@ -26,7 +26,8 @@ from kdsearch.results.record import State
 from kdsearch.student.trial import TrialResult
 
 ATTEMPTS = 3  # of one trial on nodes that die; after that the trial itself is the likelier culprit
-EXPORT_SECONDS = 60.0  # between exports of study.db
+EXPORT_SECONDS = 60.0  # at least, between exports of study.db
+EXPORT_SHARE = 0.05  # of the time, at most, goes to them: they grow with the study, and trials wait
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class StudyRun:
         self.problem: KdsearchError | None = None  # what ended the run early
         self.interrupted: int | None = None  # the signal that ended it
         self.began = time.monotonic()
-        self._exported = time.monotonic()
+        self._next_export = self.began + EXPORT_SECONDS
 
     @property
     def started(self) -> int:
@@ -110,7 +111,7 @@ class StudyRun:
         trial = state.next_number if proposal.trial is None else proposal.trial
         costs = {"params": proposal.params, "bytes": proposal.bytes, "flops": proposal.flops}
         spec = proposal.spec.to_json()
-        attempt = self.ledger.started(trial, spec, proposal.hash, proposal.knobs, **costs)
+        attempt = self.ledger.started(trial, spec, proposal.hash, proposal.knobs, **costs, expected=proposal.seconds)
         self.live[key] = Live(trial, attempt, proposal.number)
         self._changed(self, "started", trial)
         return {"trial": trial, "attempt": attempt, "spec": json.dumps(spec)}
@@ -129,6 +130,7 @@ class StudyRun:
                 self.ledger.stopped(live.trial, live.attempt, share, score, seconds={"total": result["trial_seconds"]})
                 self._follow(live)
                 return True
+            self.sampler.hear(live.proposal, live.trial)
             self._changed(self, "rung", live.trial)
         except KdsearchError as problem:
             self.problem = problem
@@ -214,9 +216,10 @@ class StudyRun:
     def tick(self) -> None:
         """Now and then, whether anything happened or not."""
         self._changed(self, "tick", -1)
-        if time.monotonic() - self._exported > EXPORT_SECONDS and self.problem is None:
-            self._exported = time.monotonic()
+        if (now := time.monotonic()) > self._next_export and self.problem is None:
             try:
                 self.export()
             except EnvironmentProblem as problem:
                 self.problem = problem
+            done = time.monotonic()
+            self._next_export = done + max(EXPORT_SECONDS, (done - now) / EXPORT_SHARE)

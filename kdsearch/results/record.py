@@ -62,6 +62,7 @@ class TrialRecord:
     params: int
     bytes: int
     flops: int  # of one text at the study's usual length
+    expected: float | None = None  # seconds that it was expected to take
     state: State = State.RUNNING
     attempts: int = 1
     rungs: list[Rung] = field(default_factory=list)
@@ -219,6 +220,7 @@ class StudyState:
             record["params"],
             record["bytes"],
             record["flops"],
+            record.get("expected"),
             attempts=record["attempt"],
             begun=record.get("time"),
         )

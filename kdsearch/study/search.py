@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from kdsearch import tasks
 from kdsearch.config import study_file
 from kdsearch.config.schema import StudyConfig
 from kdsearch.errors import InputError, Interrupted, StateError, VerdictNo
@@ -24,6 +27,7 @@ from kdsearch.io.progress import teacher_progress
 from kdsearch.results.folder import StudyFolder
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import State
+from kdsearch.student.price import Workload, seconds
 from kdsearch.study import prepare
 from kdsearch.study.interrupts import Interrupts, interruptible
 from kdsearch.study.prepared import Known, Prepared
@@ -149,11 +153,22 @@ def _search(
     )
     for trial in ledger.recover():
         console.print(f"trial {trial} was interrupted: it will run again", highlight=False, soft_wrap=True)
+    floor = _floor(known)
     rungs = None
     if study.search.early_stopping:
         staged = [name for name, strategy in known.plugins.strategies.items() if strategy.staged]
-        rungs = Rungs(lambda score: metrics.standard_error(quality, score, rows), cost, staged)
-    sampler = Sampler(study, known.plugins, prepared.assets.info, ledger, known.price)
+        rungs = Rungs(lambda score: metrics.standard_error(quality, score, rows), cost, staged, floor)
+    work, end = Workload.of(prepared.assets), time.monotonic() + 60 * (study.search.minutes or math.inf)
+    sampler = Sampler(
+        study,
+        known.plugins,
+        prepared.assets.info,
+        ledger,
+        known.price,
+        seconds=lambda candidate: seconds(candidate, work),
+        floor=floor,
+        remaining=lambda: end - time.monotonic(),
+    )
     resources = study.search.resources
     with View(console) as view:
         run = StudyRun(
@@ -186,6 +201,15 @@ def _search(
         finally:
             run.settle()
     return run
+
+
+def _floor(known: Known) -> float | None:
+    """The study's quality on validation of the guess that looks at no text; None where it has none."""
+    task = tasks.of(known.config.task)
+    labels = known.data.validation.labels
+    guess = task.guess(known.data.train.labels, (len(labels), known.info.labels))
+    score = task.scores(guess, labels)[known.config.search.objectives[0]]
+    return score if math.isfinite(score) else None
 
 
 def _outcome(run: StudyRun, folder: Path, console: Console) -> Study:
