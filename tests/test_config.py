@@ -161,7 +161,7 @@ def test_unknown_keys_of_data_and_teacher_are_refused_too(tmp_path: Path) -> Non
         ("search: {early_stopping: 1}", "search.early_stopping: 1 is not true or false"),
         ("search: {minutes: soon}", "search.minutes: 'soon' is not a number"),
         ("search: {minutes: .nan}", "search.minutes: nan is not a finite number"),
-        ("search: {sampler: best}", "search.sampler: 'best' is not one of 'auto', 'tpe', 'nsga2' or 'random'"),
+        ("search: {sampler: best}", "search.sampler: 'best' is not one of 'auto', 'value', 'tpe', 'nsga2' or 'random'"),
         ("search: {limits: 3}", "search.limits: 3 is not a group of keys"),
         (
             "search: {resources: {gpu: 1.5}}",
