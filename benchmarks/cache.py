@@ -31,7 +31,7 @@ class Running(Teaching):
         assets, device = parts.assets, parts.device
         super().__init__(parts.strategy, assets, parts.family.info(assets.info), device)
         self._teacher = Encoder(assets.teacher())
-        self._texts = Rows(assets.learnt.tokens, assets.learnt.labels, pad=assets.pad, device=device)
+        self._texts = Rows(assets.train_set.tokens, assets.train_set.labels, pad=assets.pad, device=device)
 
     def outputs(self, rows: np.ndarray, batch: Batch) -> Outputs:
         with torch.no_grad():

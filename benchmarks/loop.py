@@ -32,7 +32,7 @@ def bare(spec: TrialSpec, *, whole: bool) -> float:
     rows = own.rows
     if whole and own.table is not None:
         own.table.restore()
-        rows = Rows(assets.learnt.tokens, assets.learnt.labels, pad=assets.pad, device=torch.device("cpu"))
+        rows = Rows(assets.train_set.tokens, assets.train_set.labels, pad=assets.pad, device=torch.device("cpu"))
     optimiser = torch.optim.AdamW(groups(own.module, 5e-4, 0.01), fused=True)
     batches = list(bucketed(rows.lengths, own.recipe.batch_size, np.random.default_rng(spec.seed)))
     batches = batches[: max(1, round(len(batches) * spec.epochs))]

@@ -64,9 +64,9 @@ def stock(found: Prepared, spec: TrialSpec, *, bf16: bool = False) -> tuple[floa
     own = Parts(spec, assets, torch.device("cpu"))
     if own.table is not None:
         own.table.restore()
-    tokens = assets.learnt.tokens
+    tokens = assets.train_set.tokens
     rows = [tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]].tolist() for row in range(len(tokens))]
-    data = Dataset.from_dict({"input_ids": rows, "labels": assets.learnt.labels.tolist(), "length": tokens.lengths.tolist()})
+    data = Dataset.from_dict({"input_ids": rows, "labels": assets.train_set.labels.tolist(), "length": tokens.lengths.tolist()})
     tokenizer = found.known.plan.tokenizer
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
     steps = max(1, round(len(rows) / own.recipe.batch_size * spec.epochs))
@@ -101,7 +101,7 @@ def stock(found: Prepared, spec: TrialSpec, *, bf16: bool = False) -> tuple[floa
 
 def teacher_pass(found: Prepared, rows: int) -> float:
     """Seconds of the teacher over the first `rows` texts that students learn from, worked out from a random sample of them."""
-    tokens = found.assets.learnt.tokens
+    tokens = found.assets.train_set.tokens
     chosen = np.random.default_rng(0).permutation(rows)[:SAMPLE]
     spans = [np.asarray(tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]]) for row in chosen]
     sample = Tokens(np.concatenate(spans), np.cumsum([0, *map(len, spans)]), None)
@@ -127,7 +127,7 @@ def _row(what: str, pairs: list[Pair], teacher_once: float) -> dict[str, Any]:
 def run() -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     alone, text = world.prepared(), world.prepared(*TEXT)
-    labelled, everything = alone.assets.labelled, len(text.assets.learnt.tokens)
+    labelled, everything = alone.assets.labelled, len(text.assets.train_set.tokens)
     trial.run(world.spec("transformer", epochs=SHARE), alone.assets)  # warm
     once = teacher_pass(alone, labelled)
     same: list[Pair] = []

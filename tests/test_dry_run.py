@@ -21,6 +21,6 @@ def test_an_estimate_leaves_what_is_known_as_it_is(tmp_path: Path) -> None:
     known = prepare.inspect(study_file.from_mapping({"name": "dry", "data": data, "teacher": {"model": str(tmp_path / "backbone")}}))
     before = known.plan.checkpoint.config.to_dict()
     assert (known.plan.info.labels, len(before["id2label"])) == (3, 5)
-    guess = dry_run.estimate(known, known.learnt["train"], [known.learnt["train"]])
+    guess = dry_run.estimate(known, known.train_set["train"], [known.train_set["train"]])
     assert known.plan.checkpoint.config.to_dict() == before
     assert min(guess.teacher, guess.trial, guess.search) > 0

@@ -45,7 +45,7 @@ SHAPES: dict[str, Family] = {
 
 
 def rows(*texts: Sequence[int], answers: Sequence[float] = ()) -> tuple[Tensor, Tensor, Tensor]:
-    """Texts end to end, with their offsets and what is to be learnt of each: the second class's probability, by default always the same."""
+    """Texts end to end, with their offsets and the training target of each: the second class's probability, by default always the same."""
     ids = torch.tensor([piece for text in texts for piece in text])
     second = torch.tensor(answers or [0.5] * len(texts))
     return ids, torch.tensor([0, *np.cumsum([len(text) for text in texts])]), torch.stack([1 - second, second], 1)
@@ -396,8 +396,8 @@ def test_a_trial_trains_it_on_logits_and_the_saved_student_gives_the_same(assets
     assert student.params == result.params == SHAPES[name].size(assets.info)
     if isinstance(student.module, Bag) and student.module.bigrams is not None:
         expected = modules.Bigrams(40, 100)
-        answers = torch.from_numpy(assets.learnt.signals[Need(Signal.LOGITS)]).softmax(-1)
-        expected.observe(torch.from_numpy(assets.learnt.tokens.ids).long(), torch.from_numpy(assets.learnt.tokens.offsets), answers)
+        answers = torch.from_numpy(assets.train_set.signals[Need(Signal.LOGITS)]).softmax(-1)
+        expected.observe(torch.from_numpy(assets.train_set.tokens.ids).long(), torch.from_numpy(assets.train_set.tokens.offsets), answers)
         assert torch.equal(student.module.bigrams.keys, expected.keys)
 
 

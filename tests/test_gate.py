@@ -63,7 +63,7 @@ def test_a_good_teacher_passes_with_its_scores() -> None:
     assert (found.baseline, found.rows) == (0.6, 100)
     assert found.gain == pytest.approx(0.3)  # 40 rows gained, 10 lost
     assert found.noise == pytest.approx(np.sqrt(0.5 - 0.09) / 10)
-    assert found.learnt
+    assert found.above_chance
     assert not found.hopeless
 
 
@@ -85,7 +85,7 @@ def test_a_gain_within_noise_passes_a_first_look_and_no_final_one() -> None:
     first = judge(answers(predicted, 2), targets, ("a", "b"), final=False)
     assert first.gain == pytest.approx(2 / 256)
     assert first.association == pytest.approx(16 * 4 / 256, rel=0.01)
-    assert not first.learnt
+    assert not first.above_chance
     with pytest.raises(InputError, match=r"accuracy 0.508 on 256 validation rows, better by no more than noise than always saying 'a'"):
         judge(answers(predicted, 2), targets, ("a", "b"), final=True)
 

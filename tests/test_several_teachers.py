@@ -234,10 +234,10 @@ def test_both_teachers_answer_in_the_datas_order_of_labels_and_students_see_thei
     np.testing.assert_allclose(second, first / 2, atol=1e-4)
     expected = np.log((special.softmax(first, -1) + special.softmax(first / 2, -1)) / 2)
     np.testing.assert_allclose(assets.validation.signals[LOGITS], expected, atol=1e-4)
-    assert assets.several.learnt is not None
-    assert assets.several.learnt.shape == (2, len(assets.learnt.tokens), 3)
-    np.testing.assert_array_equal(assets.learnt.signals[LOGITS], ensemble.mean(assets.several.learnt))
-    assert len(assets.learnt.tokens) == assets.labelled + assets.unlabelled + assets.augmented
+    assert assets.several.train_set is not None
+    assert assets.several.train_set.shape == (2, len(assets.train_set.tokens), 3)
+    np.testing.assert_array_equal(assets.train_set.signals[LOGITS], ensemble.mean(assets.several.train_set))
+    assert len(assets.train_set.tokens) == assets.labelled + assets.unlabelled + assets.augmented
     assert min(assets.unlabelled, assets.augmented) > 0
     assert assets.info.teachers == prepared.known.info.teachers == 2
     assert prepared.object_bytes > assets.several.nbytes
@@ -255,13 +255,13 @@ def test_the_students_own_start_from_the_main_teacher(prepared: prepare.Prepared
 
 
 def test_no_row_is_run_twice(prepared: prepare.Prepared, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = len(prepared.assets.learnt.tokens) + len(prepared.assets.validation.tokens)
+    rows = len(prepared.assets.train_set.tokens) + len(prepared.assets.validation.tokens)
     monkeypatch.setenv("KDSEARCH_CACHE", str(world / "empty"))
     assert prepared_of(keys(world)).forwards == 2 * rows
     monkeypatch.setattr(signal_cache, "forward", lambda *_: pytest.fail("a teacher was run again"))
     assert prepared_of(keys(world)).forwards == 0
     # Nobody asks for each one's answers: they are not shipped.
-    assert prepared_of(keys(world, strategies=["logit"])).assets.several.learnt is None  # type: ignore[union-attr]
+    assert prepared_of(keys(world, strategies=["logit"])).assets.several.train_set is None  # type: ignore[union-attr]
 
 
 def test_the_manifest_tells_of_the_mean_and_of_each(prepared: prepare.Prepared) -> None:
@@ -343,7 +343,7 @@ def batch_of(rows: np.ndarray) -> Batch:
 def test_a_strategy_that_reads_live_states_has_the_means_logits(prepared: prepare.Prepared) -> None:
     shown = teaching_of(prepared, strategy_of(prepared, "attention", **ATTENTION)).outputs(ROWS, batch_of(ROWS))
     assert shown is not None
-    np.testing.assert_array_equal(shown.logits.numpy(), prepared.assets.learnt.signals[LOGITS][ROWS])
+    np.testing.assert_array_equal(shown.logits.numpy(), prepared.assets.train_set.signals[LOGITS][ROWS])
     assert shown.layered[Signal.ATTENTION, 1].shape[:2] == (3, 2)
     assert shown.teachers is None  # it did not ask
 
@@ -354,8 +354,8 @@ def test_each_teachers_logits_go_to_the_strategy_that_asks(prepared: prepare.Pre
     assert shown is not None
     assert shown.teachers is not None
     assert prepared.assets.several is not None
-    assert prepared.assets.several.learnt is not None
-    np.testing.assert_array_equal(shown.teachers.numpy(), prepared.assets.several.learnt[:, ROWS])
+    assert prepared.assets.several.train_set is not None
+    np.testing.assert_array_equal(shown.teachers.numpy(), prepared.assets.several.train_set[:, ROWS])
     lacking = replace(prepared.assets, several=Several(None, prepared.assets.several.validation))
     with pytest.raises(ValueError, match="these assets have the answers of one"):
         Teaching(several, lacking, lacking.info, torch.device("cpu"))
@@ -366,8 +366,8 @@ def test_the_private_copy_of_joint_training_is_the_main_teachers_and_drifts_from
     shown = teaching.outputs(ROWS, batch_of(ROWS))
     assert shown is not None
     assert prepared.assets.several is not None
-    assert prepared.assets.several.learnt is not None
-    np.testing.assert_allclose(shown.logits.detach().numpy(), prepared.assets.several.learnt[0, ROWS], atol=1e-5)
+    assert prepared.assets.several.train_set is not None
+    np.testing.assert_allclose(shown.logits.detach().numpy(), prepared.assets.several.train_set[0, ROWS], atol=1e-5)
     assert teaching.drift() == {"accuracy": 0.0, "macro_f1": 0.0, "mcc": 0.0}
 
 

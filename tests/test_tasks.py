@@ -174,7 +174,7 @@ def world(multilabel: Multilabel) -> Assets:
         task="multilabel",
         quality="micro_f1",
         info=replace(found.info, task="multilabel"),
-        learnt=part(found.learnt),
+        train_set=part(found.train_set),
         validation=part(found.validation),
     )
 

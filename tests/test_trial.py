@@ -107,11 +107,11 @@ def without(part: Part, signal: Signal) -> Part:
 
 
 def test_cached_and_live_teacher_give_the_same_student(assets: Assets) -> None:
-    live = Assets(**{**assets.__dict__, "learnt": without(assets.learnt, Signal.HIDDEN)})
+    live = Assets(**{**assets.__dict__, "train_set": without(assets.train_set, Signal.HIDDEN)})
     one, other = run(spec("feature"), assets), run(spec("feature"), live)
     assert one.logits is not None
     assert other.logits is not None
-    assert Need(Signal.HIDDEN, 0) in assets.learnt.signals
+    assert Need(Signal.HIDDEN, 0) in assets.train_set.signals
     np.testing.assert_allclose(one.logits, other.logits, atol=2e-3)
 
 
@@ -156,7 +156,7 @@ def test_the_hash_is_that_of_everything_but_the_seed() -> None:
 
 
 def test_joint_training_from_cached_states_is_joint_training(assets: Assets) -> None:
-    live = Assets(**{**assets.__dict__, "learnt": without(assets.learnt, Signal.HIDDEN)})
+    live = Assets(**{**assets.__dict__, "train_set": without(assets.train_set, Signal.HIDDEN)})
     one, other = run(spec("joint"), assets), run(spec("joint"), live)
     assert one.logits is not None
     assert other.logits is not None
@@ -166,9 +166,9 @@ def test_joint_training_from_cached_states_is_joint_training(assets: Assets) -> 
 
 def test_the_copy_of_joint_training_runs_on_rows_with_a_label_alone(assets: Assets) -> None:
     """The states of unlabelled text may be missing, and its logits are the frozen teacher's to the digit."""
-    tokens = int(assets.learnt.tokens.offsets[assets.labelled])
-    kept = {need: values[:tokens] if need.signal is Signal.HIDDEN else values for need, values in assets.learnt.signals.items()}
-    lean = replace(assets, learnt=replace(assets.learnt, signals=kept))
+    tokens = int(assets.train_set.tokens.offsets[assets.labelled])
+    kept = {need: values[:tokens] if need.signal is Signal.HIDDEN else values for need, values in assets.train_set.signals.items()}
+    lean = replace(assets, train_set=replace(assets.train_set, signals=kept))
     whole = TrialSpec(**{**spec("joint").to_json(), "training": {"lr": 1e-2, "unlabelled": 1.0}})
     one, other = run(whole, assets), run(whole, lean)
     assert one.status == "complete", one.message
@@ -180,7 +180,7 @@ def test_the_copy_of_joint_training_runs_on_rows_with_a_label_alone(assets: Asse
     strategy = Plugins.receive(lean.plugins).strategy("joint", spec("joint").strategy_config)
     shown = Teaching(strategy, lean, lean.info, torch.device("cpu")).outputs(rows, batch)
     assert shown is not None
-    cached = lean.learnt.signals[Need(Signal.LOGITS)][rows]
+    cached = lean.train_set.signals[Need(Signal.LOGITS)][rows]
     np.testing.assert_array_equal(shown.logits[[0, 2]].detach().numpy(), cached[[0, 2]])
     np.testing.assert_allclose(shown.logits[[1, 3]].detach().numpy(), cached[[1, 3]], atol=1e-5)
 
@@ -303,17 +303,17 @@ def values(unit: Unit = OWN) -> Assets:
         labels = ((2.0 * old.labels - 1) * unit.sd + unit.mean).astype(np.float32)
         return Part(old.tokens, labels, {**old.signals, Need(Signal.LOGITS): labels[:, None].copy()})
 
-    learnt, validation = part(made.learnt), part(made.validation)
-    low, high = (np.flatnonzero(made.learnt.labels == side) for side in (0, 1))
+    train_set, validation = part(made.train_set), part(made.validation)
+    low, high = (np.flatnonzero(made.train_set.labels == side) for side in (0, 1))
     each = min(len(low), len(high))
-    learnt.labels[np.r_[low[each:], high[each:]]] = np.nan
+    train_set.labels[np.r_[low[each:], high[each:]]] = np.nan
     return replace(
         made,
         task="regression",
         quality="pearson",
         labels=(),
         info=replace(tiny_info(teacher), vocabularies=(60,)),
-        learnt=learnt,
+        train_set=train_set,
         validation=validation,
         teacher_config=teacher.config.to_json_string(use_diff=False),
         teacher_weights=weights,

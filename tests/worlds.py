@@ -127,7 +127,7 @@ def assets(
         info=replace(info, vocabularies=(60,)),
         max_length=32,
         pad=0,
-        learnt=part(teacher, read, labels[rows], needs),
+        train_set=part(teacher, read, labels[rows], needs),
         labelled=train,
         unlabelled=unlabelled,
         augmented=0,
@@ -141,12 +141,12 @@ def assets(
     )
 
 
-def pruned(learnt: list[str], validation: list[str]) -> Vocabulary:
+def pruned(train_set: list[str], validation: list[str]) -> Vocabulary:
     """The first 60 words: what is spelt with others becomes [UNK], for this tokenizer has no single letters."""
     pieces = np.arange(60)
     files = vocabulary.pruned_files(_files(), pieces)
     own = vocabulary.load(files, tokenizer())
-    rows = [tokenise(Table(lines, None, np.zeros(len(lines), np.int64)), own, 32) for lines in (learnt, validation)]
+    rows = [tokenise(Table(lines, None, np.zeros(len(lines), np.int64)), own, 32) for lines in (train_set, validation)]
     return Vocabulary(pieces, files, 0, *rows)
 
 

@@ -32,7 +32,7 @@ class Vocabulary:
     pieces: np.ndarray  # (V,) int64 the teacher's id of each kept piece, in the student's order
     tokenizer: Mapping[str, bytes]  # a folder that AutoTokenizer loads
     pad: int
-    learnt: Tokens
+    train_set: Tokens
     validation: Tokens
 
 

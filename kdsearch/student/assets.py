@@ -33,14 +33,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Several:
-    """What each of several teachers says, the main one first; the parts have their mean."""
+    """The logits of each of several teachers, the main one first; `Part.signals` has their mean."""
 
-    learnt: np.ndarray | None  # (K, N, C) logits; None where no strategy of the study asks
+    train_set: np.ndarray | None  # (K, N, C) logits; None where no strategy of the study asks
     validation: np.ndarray  # (K, M, C)
 
     @property
     def nbytes(self) -> int:
-        return self.validation.nbytes + (0 if self.learnt is None else self.learnt.nbytes)
+        return self.validation.nbytes + (0 if self.train_set is None else self.train_set.nbytes)
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Assets:
     info: ModelInfo  # the teacher's
     max_length: int
     pad: int  # padding id
-    learnt: Part  # the labelled rows, then unlabelled text, then augmented text
-    labelled: int  # how many of the learnt rows are training rows
+    train_set: Part  # the labelled rows, then unlabelled text, then augmented text
+    labelled: int  # how many of them have a label; they come first
     unlabelled: int
     augmented: int
     validation: Part

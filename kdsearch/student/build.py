@@ -32,7 +32,7 @@ class Parts:
         module: the student, as its strategy's `student_needs` read it.
         extra: the strategy's own layers; None where it has none.
         teaching: what the strategy gets from the teacher.
-        rows: what can be learnt from, labels in `unit`; `chosen`, (M,) int64, are those that are.
+        rows: the training set, labels in `unit`; `chosen`, (M,) int64, are the rows that this trial trains on.
         validation: the rows that it is judged on, labels in their own unit.
         vocabulary: a pruned one; None for the teacher's.
         table: the word table with only the rows that occur, until it is restored; None where it is whole.
@@ -53,28 +53,28 @@ class Parts:
             raise InputError(f"training.label_smoothing: a {assets.task} has no classes to spread a label over: leave it out")
         info = self.family.info(assets.info)
         self.vocabulary = None if info.vocab == assets.info.vocab else assets.vocabularies[info.vocab]
-        learnt, validation, pad = assets.learnt.tokens, assets.validation.tokens, assets.pad
+        train_set, validation, pad = assets.train_set.tokens, assets.validation.tokens, assets.pad
         if self.vocabulary is not None:
-            learnt, validation, pad = self.vocabulary.learnt, self.vocabulary.validation, self.vocabulary.pad
+            train_set, validation, pad = self.vocabulary.train_set, self.vocabulary.validation, self.vocabulary.pad
         module = self.family.build(assets.info)
-        scaling = self.task.scaling(assets.learnt.labels[: assets.labelled])
+        scaling = self.task.scaling(assets.train_set.labels[: assets.labelled])
         fresh = {part: copied(part) for part in module.modules() if scaling and isinstance(part, nn.Linear)}
         self.chosen = self._chosen_rows()
         if type(self.family).observe is not Family.observe:  # putting the text together takes a while, where it is long
-            read = learnt.rows(self.chosen)
+            read = train_set.rows(self.chosen)
             self.family.observe(module, as_tensor(read.ids).long(), as_tensor(read.offsets), self._answers())
         self.family.start_from(module, assets.teacher(self.vocabulary))
         set_dropout(module, self.recipe.dropout)
-        self.table = CompactTable.of(self.family.word_table(module), (learnt, validation), pad)
+        self.table = CompactTable.of(self.family.word_table(module), (train_set, validation), pad)
         self.module = module.to(device)
         extra = self.strategy.build(assets.info, info)
         self.extra = None if extra is None else extra.to(device)
         if self.table is not None:
-            learnt, validation, pad = self.table.tokens(learnt), self.table.tokens(validation), self.table.pad
+            train_set, validation, pad = self.table.tokens(train_set), self.table.tokens(validation), self.table.pad
         self.validation = Rows(validation, assets.validation.labels, pad=pad, device=device)
         self.unit, self.output = self._unit(scaling, fresh)
-        labels, smoothing = self.unit.standard(assets.learnt.labels), self.recipe.label_smoothing
-        self.rows = Rows(learnt, labels, pad=pad, device=device, label_smoothing=smoothing, task=assets.task)
+        labels, smoothing = self.unit.standard(assets.train_set.labels), self.recipe.label_smoothing
+        self.rows = Rows(train_set, labels, pad=pad, device=device, label_smoothing=smoothing, task=assets.task)
         self.student_needs = self.strategy.student_needs(assets.info, info)
         self.teaching = Teaching(self.strategy, assets, info, device, self.unit)
 
@@ -105,9 +105,9 @@ class Parts:
         """(N, C) of the chosen rows, as Family.observe gets them."""
         assets = self.assets
         if self.strategy.teacher is not TeacherRole.ABSENT:
-            logits = as_tensor(np.asarray(assets.learnt.signals[LOGITS])[self.chosen])
+            logits = as_tensor(np.asarray(assets.train_set.signals[LOGITS])[self.chosen])
             return self.task.targets(logits)
-        return self.task.targets_of_labels(as_tensor(assets.learnt.labels[self.chosen]), self.task.outputs(assets.labels))
+        return self.task.targets_of_labels(as_tensor(assets.train_set.labels[self.chosen]), self.task.outputs(assets.labels))
 
     def _chosen_rows(self) -> np.ndarray:
         """The training rows, and of the unlabelled and augmented ones the shares that the recipe asks for."""

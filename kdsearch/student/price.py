@@ -38,7 +38,7 @@ class Workload:
 
     @classmethod
     def of(cls, assets: Assets) -> Workload:
-        lengths, signals = assets.learnt.tokens.lengths, assets.learnt.signals
+        lengths, signals = assets.train_set.tokens.lengths, assets.train_set.signals
         rows = (assets.labelled, assets.unlabelled, assets.augmented)
         return cls(assets.info, *rows, float(lengths.mean()), assets.max_length, frozenset(signals))
 

@@ -57,7 +57,7 @@ class Teaching:
         self._frozen: Tensor | None = None  # (N, C), beside a private copy
         self.tuned: nn.ModuleList | None = None
         # Its own ids: a student with another vocabulary reads the same rows in other pieces.
-        self._rows = Rows(assets.learnt.tokens, assets.learnt.labels, pad=assets.pad, device=device)
+        self._rows = Rows(assets.train_set.tokens, assets.train_set.labels, pad=assets.pad, device=device)
         if strategy.teacher is TeacherRole.JOINT:
             tuning = strategy.teacher_tuning()
             self._private = PrivateTeacher(assets.teacher(), tuning).to(device)
@@ -65,23 +65,23 @@ class Teaching:
             if unit != OWN:
                 unit.unfold(self._private.head)
             if all(need.signal is Signal.LOGITS for need in self._needs):
-                self._frozen = as_tensor(unit.standard(assets.learnt.signals[LOGITS])).to(device)
-                below = self._gathered(assets.learnt, (split_state(assets.info.layers, tuning),))
+                self._frozen = as_tensor(unit.standard(assets.train_set.signals[LOGITS])).to(device)
+                below = self._gathered(assets.train_set, (split_state(assets.info.layers, tuning),))
                 self._signals = None if below.missing else below
         elif strategy.teacher is TeacherRole.FROZEN:
-            learnt = assets.learnt
+            train_set = assets.train_set
             if unit != OWN:
-                learnt = replace(learnt, signals={**learnt.signals, LOGITS: unit.standard(learnt.signals[LOGITS])})
-            self._signals = self._gathered(learnt, (LOGITS, *self._needs))
+                train_set = replace(train_set, signals={**train_set.signals, LOGITS: unit.standard(train_set.signals[LOGITS])})
+            self._signals = self._gathered(train_set, (LOGITS, *self._needs))
             if self._signals.missing:
                 # Over the cache's budget, and attention always: the frozen teacher runs in the trial.
                 shared = assets.teacher()
                 self._live = Encoder(shared if device.type == "cpu" else copy.deepcopy(shared).to(device))
-                self._signals = self._gathered(learnt, (LOGITS,))
+                self._signals = self._gathered(train_set, (LOGITS,))
             if strategy.each_teacher:
-                if assets.several is None or assets.several.learnt is None:
+                if assets.several is None or assets.several.train_set is None:
                     raise ValueError(f"{strategy.name} weighs several teachers, and these assets have the answers of one")
-                self._each = as_tensor(unit.standard(assets.several.learnt)).to(device)
+                self._each = as_tensor(unit.standard(assets.several.train_set)).to(device)
 
     def _gathered(self, part: Part, needs: Sequence[Need]) -> Signals:
         return Signals(part.signals, part.tokens.offsets, needs, self._assets.info, self._device)

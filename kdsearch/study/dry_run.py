@@ -55,21 +55,21 @@ def show(study: StudyConfig, console: Console) -> None:
         pairs.add_row(family, ", ".join(pair.strategy for pair in own if pair.fits), ", ".join(refused))
     limits = ", ".join(f"{name} <= {limit:,}" for name, limit in study.search.limits.items()) or "none"
     rows = known.data
-    train, validation = known.learnt["train"], known.validation
+    train, validation = known.train_set["train"], known.validation
     # augmented text is about as long as what it is made of
-    parts = {**known.learnt, **{f"augmented {place}": train for place in range(study.data.augment)}}
+    parts = {**known.train_set, **{f"augmented {place}": train for place in range(study.data.augment)}}
     whole, labelled = prepare.planned(known, parts)
     states = signal_cache.bytes_needed(labelled.cached, train, known.info) - signal_cache.bytes_needed([], train, known.info)
     stored = whole.bytes + states + signal_cache.bytes_needed(prepare.scored_needs(known), validation, known.plan.info)
     cached, live = len({*whole.cached, *labelled.cached}), len(whole.live + labelled.live)
     for other in known.others:
-        theirs = [*other.learnt.values(), *[other.learnt["train"]] * study.data.augment, other.validation]
+        theirs = [*other.train_set.values(), *[other.train_set["train"]] * study.data.augment, other.validation]
         stored += signal_cache.bytes_needed([LOGITS], theirs, other.plan.info)
     guess = estimate(known, train, list(parts.values()))
     facts = _table(f"study {study.name}", "", "")
     facts.add_row("rows", f"{len(train):,} train, {len(validation):,} validation, {rows.test_rows:,} test (sealed)")
-    if "unlabelled" in known.learnt:
-        facts.add_row("unlabelled", f"{len(known.learnt['unlabelled']):,}")
+    if "unlabelled" in known.train_set:
+        facts.add_row("unlabelled", f"{len(known.train_set['unlabelled']):,}")
     for what, how in known.survey.lines:
         facts.add_row(what, how)
     facts.add_row("students", f"{found.smallest:,} to {found.largest:,} params")
@@ -115,7 +115,7 @@ def estimate(known: Known, train: Tokens, parts: list[Tokens]) -> Estimate:
             forward = _teacher_step(known.plan, batch)
             spent = _teacher_seconds(known.plan, parts, forward, recipe.batch_size)
             for other in known.others:
-                own = [*other.learnt.values(), *[other.learnt["train"]] * study.data.augment]
+                own = [*other.train_set.values(), *[other.train_set["train"]] * study.data.augment]
                 theirs = Rows(own[0], labels, pad=0, device=torch.device("cpu")).batch(batch.example.numpy())
                 spent += _teacher_seconds(other.plan, own, _teacher_step(other.plan, theirs), recipe.batch_size)
             by_size = sorted(known.exploration.candidates, key=lambda each: each.params)
@@ -156,8 +156,8 @@ def _teacher_seconds(plan: Plan, parts: list[Tokens], step: float, batch_size: i
 
 def _rows(candidate: Candidate, known: Known) -> int:
     """That one epoch of a candidate goes through."""
-    train, training = len(known.learnt["train"]), candidate.spec.training
-    unlabelled, augmented = len(known.learnt.get("unlabelled", ())), train * known.config.data.augment
+    train, training = len(known.train_set["train"]), candidate.spec.training
+    unlabelled, augmented = len(known.train_set.get("unlabelled", ())), train * known.config.data.augment
     return round(train + training.get("unlabelled", 0.0) * unlabelled + training.get("augmented", 0.0) * augmented)
 
 

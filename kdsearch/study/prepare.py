@@ -48,14 +48,14 @@ def inspect(study: StudyConfig) -> Known:
     tables = {"train": rows.train}
     if rows.unlabelled is not None:
         tables["unlabelled"] = rows.unlabelled
-    learnt = {name: tokenise(table, plan.tokenizer, length) for name, table in tables.items()}
+    train_set = {name: tokenise(table, plan.tokenizer, length) for name, table in tables.items()}
     others = ensemble.inspect(study, rows, tables)
-    pieces, minimum = vocabulary.order(plan.tokenizer, list(learnt.values()))
+    pieces, minimum = vocabulary.order(plan.tokenizer, list(train_set.values()))
     info = replace(plan.info, vocabularies=vocabulary.sizes(pieces, minimum), teachers=len(study.teachers))
     explored = explore(study, loaded, info, price=lambda family: cost.price(family, info, length))
     validation = tokenise(rows.validation, plan.tokenizer, length)
-    like = survey(rows, plan.tokenizer, learnt["train"], length)
-    return Known(study, loaded, rows, like, plan, tables, learnt, validation, pieces, info, explored, others)
+    like = survey(rows, plan.tokenizer, train_set["train"], length)
+    return Known(study, loaded, rows, like, plan, tables, train_set, validation, pieces, info, explored, others)
 
 
 def _refuse_without_several(study: StudyConfig, loaded: Plugins) -> None:
@@ -86,7 +86,7 @@ def joint_needs(candidates: Iterable[Candidate], teacher: ModelInfo) -> list[Nee
 def planned(known: Known, parts: Mapping[str, Tokens]) -> tuple[signal_cache.CachePlan, signal_cache.CachePlan]:
     """What the cache's budget is spent on: first what frozen strategies need of all parts, then what joint training needs of the training rows.
 
-    parts: by name, as `Known.learnt`.
+    parts: by name, as `Known.train_set`.
     """
     most, candidates = known.config.cache.max_bytes, known.exploration.candidates
     whole = signal_cache.plan(frozen_needs(candidates, known.info), list(parts.values()), known.info, most)
@@ -96,9 +96,9 @@ def planned(known: Known, parts: Mapping[str, Tokens]) -> tuple[signal_cache.Cac
 
 
 def scored_needs(known: Known) -> list[Need]:
-    """The signals of the validation rows, which are scored and never learnt from: logits, and the states from which joint training's copy of the
+    """The signals of the validation rows, which are scored and never trained on: logits, and the states from which joint training's copy of the
     teacher can be scored by its tuned layers alone, where the cache has room for them of the training rows too."""
-    whole, labelled = planned(known, known.learnt)
+    whole, labelled = planned(known, known.train_set)
     states = joint_needs(known.exploration.candidates, known.info)
     return [LOGITS, *(need for need in states if need in {*whole.cached, *labelled.cached})]
 
@@ -115,7 +115,7 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
     teachers = ensemble.resolve_all(study, rows, [known.plan, *(other.plan for other in known.others)], progress, needs=judged)
     found, told = teachers[0], ensemble.numbered(progress, 0, len(teachers))
     length = study.data.max_length
-    tables, texts = dict(known.tables), dict(known.learnt)
+    tables, texts = dict(known.tables), dict(known.train_set)
     if study.data.augment:
         words = found.model.get_input_embeddings().weight
         tables["augmented"] = augment(
@@ -124,7 +124,9 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
         texts["augmented"] = tokenise(tables["augmented"], found.tokenizer, length)
     whole, labelled = planned(known, texts)
     needs = {name: whole.cached + labelled.cached[1:] if name == "train" else whole.cached for name in texts}  # [0]: the logits
-    learnt = {name: signal_cache.signals(found, tokens, needs[name], told, max_length=length, fast=True) for name, tokens in texts.items()}
+    train_set = {
+        name: signal_cache.signals(found, tokens, needs[name], told, max_length=length, fast=True) for name, tokens in texts.items()
+    }
     scored = signal_cache.signals(found, known.validation, judged, told, max_length=length)
     notes = [note for one in teachers for note in one.notes]
     if (made := len(texts.get("augmented", ()))) < (asked_for := study.data.augment * len(rows.train)) / 2:
@@ -132,8 +134,8 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
     if live := whole.live + labelled.live:
         asked = ", ".join(f"{need.signal} {need.layer}" for need in live)
         notes.append(f"not cached, the teacher runs in the trials that ask for them: {asked}")
-    passes = [*learnt.values(), scored]
-    parts = [Part(tokens, tables[name].labels, learnt[name].arrays) for name, tokens in texts.items()]
+    passes = [*train_set.values(), scored]
+    parts = [Part(tokens, tables[name].labels, train_set[name].arrays) for name, tokens in texts.items()]
     assets = Assets(
         task=study.task,
         quality=study.search.objectives[0],
@@ -141,7 +143,7 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
         info=replace(found.info, vocabularies=known.info.vocabularies, teachers=len(teachers)),
         max_length=length,
         pad=found.tokenizer.pad_token_id or 0,
-        learnt=_joined(parts),
+        train_set=_joined(parts),
         labelled=len(rows.train),
         unlabelled=len(texts.get("unlabelled", ())),
         augmented=len(texts.get("augmented", ())),
@@ -174,10 +176,10 @@ def _with_others(
         the assets; what the others said, part by part; and notes for the user.
     """
     study, length = known.config, known.config.data.max_length
-    learnt, validation = [assets.learnt.signals[LOGITS]], [assets.validation.signals[LOGITS]]
+    train_set, validation = [assets.train_set.signals[LOGITS]], [assets.validation.signals[LOGITS]]
     heard = []
     for place, (one, other) in enumerate(zip(teachers[1:], known.others, strict=True), start=1):
-        texts = list(other.learnt.values())
+        texts = list(other.train_set.values())
         if "augmented" in tables:
             spelt = ensemble.respelt(tables["augmented"], teachers[0].tokenizer, one.tokenizer)
             texts.append(tokenise(spelt, one.tokenizer, length))
@@ -185,16 +187,16 @@ def _with_others(
         said = [signal_cache.signals(one, tokens, [LOGITS], told, max_length=length, fast=True) for tokens in texts]
         said.append(signal_cache.signals(one, other.validation, [LOGITS], told, max_length=length))
         heard += said
-        *of_learnt, of_validation = (each.logits for each in said)
-        learnt.append(np.concatenate(of_learnt))
+        *of_train_set, of_validation = (each.logits for each in said)
+        train_set.append(np.concatenate(of_train_set))
         validation.append(of_validation)
     asked = any(known.plugins.strategies[name].each_teacher for name in study.space.strategies)
-    several = Several(np.stack(learnt) if asked else None, np.stack(validation))
+    several = Several(np.stack(train_set) if asked else None, np.stack(validation))
     keys = [known.plan.key, *(other.plan.key for other in known.others)]
     advice = ensemble.advice(several.validation, assets.validation.labels, study.task, study.search.objectives[0], keys)
     found = replace(
         assets,
-        learnt=_with_logits(assets.learnt, learnt, study.task),
+        train_set=_with_logits(assets.train_set, train_set, study.task),
         validation=_with_logits(assets.validation, validation, study.task),
         several=several,
     )
@@ -229,7 +231,7 @@ def _vocabularies(known: Known, found: Teacher, tables: Mapping[str, Table]) -> 
         pieces = vocabulary.numbered(found.tokenizer_files, known.pieces[:size])
         files = vocabulary.pruned_files(found.tokenizer_files, pieces)
         tokenizer = vocabulary.load(files, found.tokenizer)
-        learnt = joined([tokenise(table, tokenizer, length) for table in tables.values()])
+        train_set = joined([tokenise(table, tokenizer, length) for table in tables.values()])
         validation = tokenise(known.data.validation, tokenizer, length)
-        made[size] = Vocabulary(pieces, files, tokenizer.pad_token_id or 0, learnt, validation)
+        made[size] = Vocabulary(pieces, files, tokenizer.pad_token_id or 0, train_set, validation)
     return made

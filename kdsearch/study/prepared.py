@@ -32,7 +32,7 @@ class Known:
     survey: Survey  # what these rows are like
     plan: resolve.Plan
     tables: dict[str, Table]  # what students learn from, by name: train, unlabelled, augmented
-    learnt: dict[str, Tokens]  # the same in the teacher's pieces
+    train_set: dict[str, Tokens]  # the same in the teacher's pieces
     validation: Tokens
     pieces: np.ndarray  # the teacher's ids in the order in which pruned vocabularies keep them
     info: ModelInfo  # the teacher's, with the vocabularies that students may have
@@ -75,10 +75,10 @@ class Prepared:
     def object_bytes(self) -> int:
         """What the assets take in an object store."""
         total = sum(array.nbytes for array in self.assets.teacher_weights.values())
-        tokens = [self.assets.learnt.tokens, self.assets.validation.tokens]
+        tokens = [self.assets.train_set.tokens, self.assets.validation.tokens]
         for pruned in self.assets.vocabularies.values():
-            tokens += [pruned.learnt, pruned.validation]
+            tokens += [pruned.train_set, pruned.validation]
         total += sum(each.ids.nbytes + each.offsets.nbytes for each in tokens)
         if self.assets.several is not None:
             total += self.assets.several.nbytes
-        return total + sum(column.nbytes for part in (self.assets.learnt, self.assets.validation) for column in part.signals.values())
+        return total + sum(column.nbytes for part in (self.assets.train_set, self.assets.validation) for column in part.signals.values())

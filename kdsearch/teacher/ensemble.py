@@ -31,7 +31,7 @@ class Other:
     """A teacher beside the main one, as its files tell it, and the study's rows in its own pieces."""
 
     plan: Plan
-    learnt: dict[str, Tokens]  # by name, as the main teacher's
+    train_set: dict[str, Tokens]  # by name, as the main teacher's
     validation: Tokens
 
 

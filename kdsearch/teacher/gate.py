@@ -19,23 +19,23 @@ CLEARLY_PERMUTED = 3.0  # more, because the best of many orders is picked
 
 @dataclass(frozen=True)
 class Evidence:
-    """What validation rows say of a teacher."""
+    """How good a teacher is on validation rows."""
 
     scores: dict[str, float]  # as the task gives them
     baseline: float  # accuracy of the majority class; mean squared error of the mean
-    gain: float  # a row's mean gain over the baseline: correct answers, or squared error taken away
+    gain: float  # mean over rows of the gain over the baseline: correct predictions, or squared error removed
     noise: float  # one standard error of gain
     rows: int
-    correlation: float  # of answers and labels
+    correlation: float  # of predictions and labels
 
     @property
     def association(self) -> float:
-        """The correlation in standard errors of answers that know nothing, whose own is 1/sqrt(n)."""
+        """The correlation in standard errors; of random predictions that is 1/sqrt(n)."""
         return self.correlation * math.sqrt(self.rows)
 
     @property
-    def learnt(self) -> bool:
-        """Whether something was, beyond noise: on unbalanced classes the association tells it long before the accuracy does."""
+    def above_chance(self) -> bool:
+        """Better than guessing, beyond noise. On unbalanced classes the correlation shows this long before the accuracy."""
         return self.gain > CLEARLY * self.noise or self.association >= CLEARLY
 
     @property
@@ -44,7 +44,7 @@ class Evidence:
 
 
 def sample(labels: np.ndarray, size: int, seed: int = 0) -> np.ndarray:
-    """(min(size, N),) row numbers, ascending, in which every stretch of labels has its share."""
+    """(min(size, N),) row numbers, ascending, stratified by label: every range of labels is represented in proportion."""
     order = np.lexsort((np.random.default_rng(seed).random(len(labels)), *labels.reshape(len(labels), -1).T))
     size = min(size, len(labels))
     return np.sort(order[np.arange(size) * len(labels) // size])
@@ -62,15 +62,15 @@ def check(
     final: bool,
     key: str = "teacher",
 ) -> Evidence:
-    """Hold the teacher's answers against the right ones.
+    """Compare the teacher's predictions with the labels.
 
     Args:
         logits: (N, C) in the data's order of labels; C = 1 for a regression.
         targets: (N,) class numbers or values.
         labels: names of the C classes.
-        order: as `align` gave it, to name the teacher's own order.
+        order: as `align` returned it, to print the teacher's own order.
         tuned: whether we fine-tuned it just now, which changes the advice.
-        final: judge by these rows; without it they are a first look, and only a hopeless teacher is refused.
+        final: these rows decide; without it they are a first evaluation, which refuses only a hopeless teacher.
         key: where the study file has the teacher: teacher, or teacher[1].
 
     Raises:
@@ -85,12 +85,12 @@ def check(
     gain, noise = _mean(found.rows)
     scores = about.scores(logits, targets)
     evidence = Evidence(scores, found.baseline, gain, noise, len(targets), scores[found.association])
-    if not evidence.hopeless and not (final and (gain <= 0 or not evidence.learnt)):
+    if not evidence.hopeless and not (final and (gain <= 0 or not evidence.above_chance)):
         return evidence
     against = "no better than" if gain <= 0 else "better by no more than noise than"
     advice = "fine-tune longer, with another lr, or on more rows" if tuned else "give a teacher that was trained for this task"
     if not about.probabilities and evidence.association > CLEARLY:
-        advice = f"it answers on another scale than the labels: bring them to its scale, or set {key}.finetune: {{epochs: 3, lr: 5.0e-5}}"
+        advice = f"it predicts on another scale than the labels: bring them to its scale, or set {key}.finetune: {{epochs: 3, lr: 5.0e-5}}"
     what = f"{found.told} on {len(targets):,} validation rows, {against} {found.guess}"
     raise InputError(f"{where}: the teacher has nothing to teach: {what}: {advice}")
 
@@ -105,8 +105,8 @@ def _refuse_permuted(predicted: np.ndarray, targets: np.ndarray, labels: Sequenc
     if better <= CLEARLY_PERMUTED * noise or reassigned.mean() <= commonest:
         return
     theirs = [""] * len(labels)
-    for place, output in enumerate(order):
-        theirs[output] = labels[meant[place]]
+    for index, output in enumerate(order):
+        theirs[output] = labels[meant[index]]
     raise InputError(
         f"{where}: the teacher's labels are in another order than its names say: accuracy {(predicted == targets).mean():.3f} as they are, "
         f"{reassigned.mean():.3f} when reassigned. Under {key}, write\n  labels: {json.dumps(theirs, ensure_ascii=False)}"

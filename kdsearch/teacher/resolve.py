@@ -310,12 +310,12 @@ def _through_gate(
     if logits is None and not teacher.tuned and len(targets) > SECOND_LOOK:
         rows = gate.sample(targets, FIRST_LOOK)
         said = _logits(teacher, data.validation.rows(rows), config.data.max_length)
-        if not evidence(rows, said, False).learnt:
+        if not evidence(rows, said, False).above_chance:
             more = np.setdiff1d(gate.sample(targets, SECOND_LOOK), rows)
             rows = np.concatenate([rows, more])
             said = np.concatenate([said, _logits(teacher, data.validation.rows(more), config.data.max_length)])
-            # Where even this many rows show nothing learnt, the rest would cost minutes and change nothing.
-            if not evidence(rows, said, False).learnt:
+            # If even so many rows are not above chance, the rest would cost minutes and change nothing.
+            if not evidence(rows, said, False).above_chance:
                 evidence(rows, said, True)
         forwards = len(rows)
     if logits is None:

@@ -48,9 +48,9 @@ class CompactTable:
         return Tokens(self._places[np.asarray(part.ids)], part.offsets, part.types)
 
     def restore(self) -> None:
-        """Put the learnt rows back into the whole table."""
-        learnt = self._table.weight.detach()
-        full = self._full.to(learnt.device)
-        full[self._used.to(learnt.device)] = learnt
+        """Put the trained rows back into the whole table."""
+        trained = self._table.weight.detach()
+        full = self._full.to(trained.device)
+        full[self._used.to(trained.device)] = trained
         self._table.weight = nn.Parameter(full)
         self._table.padding_idx = self._padding
