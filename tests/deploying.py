@@ -19,6 +19,7 @@ from kdsearch import tasks
 from kdsearch.api import Family
 from kdsearch.config import schema, study_file
 from kdsearch.data import splits
+from kdsearch.io.files import file_digest
 from kdsearch.registry import registry
 from kdsearch.results.ledger import Ledger
 from kdsearch.space import cost
@@ -83,9 +84,10 @@ def make(folder: Path, task: str = "classification", *, pairs: bool = False, fam
             student = load_student(path)
             size = (path / "model.safetensors").stat().st_size
             attempt = ledger.started(number, student.record["spec"], f"h{number}", {}, student.params, size, 1000)
+            digests = {file.name: file_digest(file) for file in path.iterdir()}
             rows = found.validation
             scores = tasks.of(task).scores(student.logits(rows.texts, rows.pairs), rows.labels)
-            ledger.complete(number, attempt, scores, student.params, size, 1000, {"total": 1.0})
+            ledger.complete(number, attempt, scores, student.params, size, 1000, {"total": 1.0}, digests=digests)
     return target
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,6 +44,7 @@ from kdsearch.student.saved import load_student
 from kdsearch.student.trial import TrialResult
 from kdsearch.study import confirm, confirm_runs, finalists, prepare
 from kdsearch.study.interrupts import interruptible
+from kdsearch.study.verify import verify
 
 
 def record(number: int, score: float, params: int, **spec: Any) -> TrialRecord:
@@ -241,8 +243,8 @@ def searched(world: Path) -> Path:
             sizes = {"params": priced.params, "bytes": priced.bytes, "flops": priced.flops}
             attempt = ledger.started(number, spec.to_json(), spec.hash, {}, **sizes)
             np.save(folder / "predictions" / f"{number}.npy", result.logits)
-            files.write_folder(folder / "students" / str(number), result.files)
-            ledger.complete(number, attempt, result.scores, seconds=result.seconds, history=result.history, **sizes)
+            digests = files.write_folder(folder / "students" / str(number), result.files)
+            ledger.complete(number, attempt, result.scores, seconds=result.seconds, digests=digests, history=result.history, **sizes)
     StudyFolder(folder).write_front()
     return folder
 
@@ -342,6 +344,29 @@ def test_running_it_again_trains_nothing_and_leaves_the_test_closed(folder: Path
     assert "confirmed already" in told
     assert (len(in_process), (folder / "ledger.jsonl").stat().st_size) == (count, size)
     assert again == first
+
+
+def test_a_student_that_is_not_as_the_ledger_says_is_refused_and_a_run_under_way_is_trained_again(
+    folder: Path, in_process: list[TrialSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(evidence, "judge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, top=1)
+    count = len(in_process)
+    for damaged in (folder / "confirmation").glob("*/model.safetensors"):
+        intact = damaged.read_bytes()
+        damaged.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
+    document, _ = run(folder, top=1)
+    assert len(in_process) == count + 1  # the one to deploy; of the others all that is needed is known
+    point = front.confirmed_points(document)[0]
+    assert all(check.passed for check in verify(folder))
+    for name in (point["confirmed"]["student"], point["student"]):
+        with (folder / name / "kdsearch.json").open("a") as stream:
+            stream.write(" ")
+        with pytest.raises(StateError, match=f"{name}/kdsearch.json: not as the ledger says"):
+            run(folder, top=1)
+        shutil.rmtree(folder / name)  # what is not there certifies nothing
 
 
 def test_a_run_that_was_cut_off_goes_on(folder: Path, in_process: list[TrialSpec], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,14 @@ def checks(done: Deployed) -> dict[str, bool]:
 
 
 def test_every_check_passes_and_is_written(done: Deployed) -> None:
-    names = ["loads with kdsearch", "loads with transformers", "ONNX fp32 equals torch", "int8", "predict.py equals torch"]
+    names = [
+        "scores as recorded",
+        "loads with kdsearch",
+        "loads with transformers",
+        "ONNX fp32 equals torch",
+        "int8",
+        "predict.py equals torch",
+    ]
     assert checks(done) == dict.fromkeys(names, True)
     assert json.loads((done.folder / "verdict.json").read_text()) == done.verdict
     assert done.verdict["onnx"]["difference"] <= 1e-3
@@ -155,7 +162,7 @@ def test_an_earlier_export_is_replaced_and_foreign_files_are_refused(study: Path
     out = tmp_path / "out"
     first = pick(study, Rule(trial=0), Export(out), QUIET)
     assert not (out / "onnx").exists()
-    assert list(checks(first)) == ["loads with kdsearch", "loads with transformers"]
+    assert list(checks(first)) == ["scores as recorded", "loads with kdsearch", "loads with transformers"]
     pick(study, Rule(trial=1), Export(out), QUIET)
     assert not (out / "config.json").exists()  # the cnn has none, the transformer's is gone
     (out / "notes.txt").write_text("mine")
@@ -254,10 +261,10 @@ def test_a_rule_on_latency_measures_once_a_machine(study: Path, done: Deployed, 
 
 def test_a_confirmed_point_deploys_the_student_that_confirming_chose(study: Path, tmp_path: Path) -> None:
     source = FinishedStudy.open(study)
-    point = {"student": "students/0", "confirmed": {"student": "students/1"}}
-    assert source.student_folder(point) == study / "students" / "1"
+    (study / "students" / "1-confirmed").mkdir()
+    assert source.student_folder({"trial": 1, "confirmed": {"test": {}}}) == study / "students" / "1-confirmed"
     with pytest.raises(StateError, match="the student is gone"):
-        source.student_folder({"student": "students/0", "confirmed": {"student": "students/0-confirmed"}})
+        source.student_folder({"trial": 0, "confirmed": {"test": {}}})
 
 
 def test_changed_data_is_refused_with_exit_3(tmp_path: Path) -> None:

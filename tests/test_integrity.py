@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import deploying
 import pytest
+from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 import kdsearch
+from kdsearch.data import splits
+from kdsearch.deploy.pick import Deployed, Export, pick
 from kdsearch.errors import InputError, StateError
 from kdsearch.io import files
+from kdsearch.results.choose import Rule
+from kdsearch.results.folder import StudyFolder
+from kdsearch.results.ledger import Ledger
+from kdsearch.student.saved import load_student
 from kdsearch.study import prepare
+from kdsearch.study.verify import verify
 
 STUDY = {"name": "toy", "data": {"files": {"train": "rows.csv"}}, "teacher": {"model": "teacher"}}
 
@@ -54,3 +67,110 @@ def test_a_lock_whose_folder_was_just_removed_guards_nothing(tmp_path: Path, mon
     monkeypatch.setattr(files.fcntl, "flock", late)
     with pytest.raises(StateError, match="owned by another run"), files.owned(tmp_path / "toy"):
         pass
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study as a search leaves it: front.json, and the predictions of its one student."""
+    path = deploying.make(tmp_path_factory.mktemp("made"))
+    folder = StudyFolder(path)
+    folder.write_front()
+    rows = splits.load(folder.config()).validation
+    files.write_array(folder.predictions_file(0), load_student(folder.student_folder(0)).logits(rows.texts))
+    return path
+
+
+@pytest.fixture
+def study(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "studies" / "toy"))
+
+
+def negate(student: Path) -> None:
+    weights = load_file(student / "model.safetensors")
+    save_file({name: -value for name, value in weights.items()}, student / "model.safetensors", metadata={"format": "pt"})
+
+
+def without_digests(study: Path) -> None:
+    """Its ledger as an earlier kdsearch wrote it."""
+    lines = [json.loads(line) for line in (study / "ledger.jsonl").read_text().splitlines()]
+    text = [files.canonical({key: value for key, value in line.items() if key not in ("digests", "crc")}) + "\n" for line in lines]
+    (study / "ledger.jsonl").write_text("".join(text))
+
+
+def picked(study: Path, out: Path) -> Deployed:
+    return pick(study, Rule(), Export(out), Console(file=StringIO()))
+
+
+def failures(study: Path) -> list[str]:
+    return [f"{check.what}: {check.detail}" for check in verify(study) if not check.passed]
+
+
+def spoil(student: Path, how: str) -> str:
+    """Returns the name of the file that is no longer what it was."""
+    if how == "negated":
+        negate(student)
+        return "model.safetensors"
+    if how == "gone":
+        (student / "config.json").unlink()
+        return "config.json"
+    if how == "more":
+        (student / "added_tokens.json").write_text("{}")
+        return "added_tokens.json"
+    shutil.move(student / "tokenizer.json", student.parent / "elsewhere")
+    (student / "tokenizer.json").symlink_to(student.parent / "elsewhere")
+    return "tokenizer.json"
+
+
+@pytest.mark.parametrize("how", ["negated", "gone", "more", "a link"])
+def test_a_student_that_is_not_as_the_ledger_says_is_neither_verified_nor_exported(study: Path, tmp_path: Path, how: str) -> None:
+    assert failures(study) == []
+    name = spoil(study / "students" / "0", how)
+    assert [name in line and "not as the ledger says" in line for line in failures(study)] == [True]
+    with pytest.raises(StateError, match=f"students/0/{name}: not as the ledger says") as refusal:
+        picked(study, tmp_path / "out")
+    assert refusal.value.exit_code == 3
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(StateError, match=name):
+        kdsearch.Study(study).student(0)
+
+
+def test_a_ledger_without_digests_is_read_as_before_and_its_students_are_held_to_their_scores(study: Path, tmp_path: Path) -> None:
+    without_digests(study)
+    assert ["no digests" in check.detail for check in verify(study)] == [False, True]
+    done = picked(study, tmp_path / "out")
+    assert done.passed
+    assert "no digests" in " ".join(done.verdict["notes"])
+    negate(study / "students" / "0")
+    done = picked(study, tmp_path / "out")
+    assert [check["what"] for check in done.verdict["checks"] if not check["passed"]] == ["scores as recorded"]
+
+
+def confirmed(study: Path) -> Path:
+    """The student of trial 0 also as a confirmation leaves one; returns its folder."""
+    folder = StudyFolder(study)
+    point = folder.document()["points"][0]
+    content = {path.name: path.read_bytes() for path in folder.student_folder(0).iterdir()}
+    digests = files.write_folder(folder.confirmed_folder(0), content)
+    shutil.copy(folder.predictions_file(0), folder.predictions_file("0-student-7.validation"))
+    scores = point["validation"]
+    line = {**scores, "ci95": [0.0, 1.0], "deviation": 0.0, "seeds": 1, "by_seed": list(scores.values())[:1]}
+    block = {"trial": 0, "student": "students/0-confirmed", "validation": scores, "test": line, "digests": digests}
+    block |= {"deployed": {"seed": 7, "validation": scores, "test": line}, "tied_with": [], "control": None, "gain": None}
+    with Ledger(study) as ledger:
+        told = {"hash": "h0", "seed": 7, "status": "complete", "scores": scores, "seconds": {"total": 1.0}}
+        ledger.append("confirmed_run", trial=0, role="student", name="0-student-7", spec={}, **told)
+        ledger.append("test_opened", time=0.0, why="confirm", rows=30, runs=[["h0", 7]])
+        facts = {"rows": 30, "runs": [["h0", 7]], "teacher": {**scores, "ci95": [0.0, 1.0]}, "majority": scores, "share_asked": 0.95}
+        ledger.append("confirmed", time=0.0, opening=1, finalists=[block], **facts)
+    folder.write_front()
+    return folder.confirmed_folder(0)
+
+
+def test_a_confirmed_student_is_verified_as_well_and_its_digests_stay_in_the_ledger(study: Path, tmp_path: Path) -> None:
+    student = confirmed(study)
+    assert [check.what for check in verify(study) if check.passed] == ["front.json", "student 0", "student 0-confirmed"]
+    assert "digests" not in (study / "front.json").read_text()
+    negate(student)
+    assert [line.partition(":")[0] for line in failures(study)] == ["student 0-confirmed"]
+    with pytest.raises(StateError, match=r"0-confirmed/model\.safetensors"):
+        picked(study, tmp_path / "out")

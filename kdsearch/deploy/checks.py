@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kdsearch.deploy.predict import Predictor
 
 TOLERANCE = 1e-3  # of a logit between torch and ONNX
+SLACK = 0.005  # of a score, beside one row, between the machine that trained and this one
 BATCHES = (1, 2, 7, 32)
 _TOKENS_PER_BATCH = 1024
 _ALONE = 2000  # rows at most that int8 answers one at a time
@@ -114,6 +115,13 @@ def loads(folder: Path, reference: Reference, plugins_from: Sequence[str]) -> li
     if reference.student.record["family"]["stock"]:
         found.append(_stock(folder, reference))
     return found
+
+
+def scored(reference: Reference, recorded: float) -> Check:
+    """The student's score on validation against the ledger's. Another machine may decide rows that are nearly even otherwise."""
+    again = reference.score(reference.logits)
+    passed = abs(again - recorded) <= SLACK + 1 / len(reference.tokens)
+    return Check("scores as recorded", passed, f"{reference.quality} {again:.4f} on validation, recorded {recorded:.4f}")
 
 
 def _stock(folder: Path, reference: Reference) -> Check:

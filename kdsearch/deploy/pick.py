@@ -27,6 +27,7 @@ from kdsearch.io.text import first_line
 from kdsearch.registry import registry
 from kdsearch.results.choose import Choice, Rule, choose, retained
 from kdsearch.results.folder import StudyFolder
+from kdsearch.results.record import StudyState
 from kdsearch.student.saved import WEIGHTS, Student, load_student
 from kdsearch.teacher import checkpoint, resolve
 from kdsearch.teacher.checkpoint import quiet
@@ -72,6 +73,7 @@ class FinishedStudy:
     """A finished study, opened for deploying."""
 
     folder: StudyFolder
+    state: StudyState  # of its ledger
     document: dict[str, Any]  # front.json
     config: StudyConfig
     manifest: dict[str, Any]
@@ -86,7 +88,7 @@ class FinishedStudy:
             StateError: the folder is not a study's.
         """
         folder = StudyFolder(path)
-        return cls(folder, folder.document(), folder.config(sets), folder.manifest())
+        return cls(folder, folder.state(), folder.document(), folder.config(sets), folder.manifest())
 
     def rows(self) -> Data:
         """The study's data as it was.
@@ -107,11 +109,15 @@ class FinishedStudy:
         self.folder.refuse_changes(plugins=registry.load([point["family"]], [], self.config.plugins).describe())
 
     def student_folder(self, point: Mapping[str, Any]) -> Path:
-        """Where the student lies: of a confirmed point, the one trained again that confirming chose."""
-        confirmed = point["confirmed"]
-        path = self.folder.path / (confirmed["student"] if confirmed else point["student"])
+        """Where the student lies: of a confirmed point, the one trained again that confirming chose.
+
+        Raises:
+            StateError: it is gone, or its files are not as the ledger says.
+        """
+        path = (self.folder.confirmed_folder if point["confirmed"] else self.folder.student_folder)(point["trial"])
         if not path.is_dir():
             raise StateError(f"{path}: the student is gone: restore the folder from a copy")
+        self.folder.refuse_damage(path, self.state)
         return path
 
     def student(self, point: Mapping[str, Any]) -> Student:
@@ -205,11 +211,14 @@ def _fill(work: Path, source: FinishedStudy, chosen: Choice, export: Export, pro
     progress("the student on the validation rows", 0, 1)
     reference = checks.Reference.of(student, rows.validation, source.config.task, quality)
     progress("the student on the validation rows", 1, 1)
-    found = checks.loads(work, reference, source.config.plugins)
+    recorded = (point["confirmed"]["deployed"] if point["confirmed"] else point)["validation"][quality]
+    found = [checks.scored(reference, recorded), *checks.loads(work, reference, source.config.plugins)]
     facts: dict[str, Any] = {}
     if export.graphs:
         found += _graphs(work, reference, export, progress, facts)
     notes: list[str] = []
+    if source.state.digests(source.student_folder(point).name) is None:
+        notes.append("the ledger, of an earlier kdsearch, has no digests of this student: that its files are those trained was not checked")
     engines = _engines(work, source, rows, reference, notes)
     figures = latency.measure(engines, rows.validation, progress)
     here = latency.machine()

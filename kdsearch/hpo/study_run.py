@@ -165,8 +165,9 @@ class StudyRun:
         assert outcome.logits is not None
         assert score is not None
         files.write_array(self.folder.predictions_file(live.trial), outcome.logits)
-        files.write_folder(self.folder.student_folder(live.trial), outcome.files)
+        digests = files.write_folder(self.folder.student_folder(live.trial), outcome.files)
         facts = {key: value for key, value in outcome.record().items() if key not in ("scores", "params", "seconds")}
+        facts["digests"] = digests
         self.ledger.complete(live.trial, live.attempt, outcome.scores, trial.params, trial.bytes, trial.flops, outcome.seconds, **facts)
         self.write_front()
         self._follow(live)

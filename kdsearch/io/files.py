@@ -42,6 +42,13 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+def differing(folder: Path, digests: Mapping[str, str]) -> list[str]:
+    """Names in a folder that are not as these digests of its files say: changed, missing, or not among them; hidden files aside."""
+    there = {path.name for path in (folder.iterdir() if folder.is_dir() else ()) if not path.name.startswith(".")}
+    paths = [folder / name for name in sorted({*there, *digests})]
+    return [path.name for path in paths if path.is_symlink() or not path.is_file() or file_digest(path) != digests.get(path.name)]
+
+
 @contextlib.contextmanager
 def disk_problems(path: Path) -> Iterator[None]:
     """Turn what an operating system says of a folder or disk into one clear line."""
@@ -135,13 +142,14 @@ def new_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Replace a folder by these files (relative name -> content)."""
+def write_folder(path: Path, files: Mapping[str, bytes]) -> dict[str, str]:
+    """Replace a folder by these files (relative name -> content); returns the digest of each, as `file_digest` gives it."""
     with new_folder(path) as work:
         for name, content in files.items():
             target = work / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
+    return {name: hashlib.blake2b(content, digest_size=16).hexdigest() for name, content in files.items()}
 
 
 class AppendLog:

@@ -129,17 +129,34 @@ class StudyFolder:
             raise InputError(f"{self.path}: trial {trial} left no student ({why}); on the front are {numbers}")
         return front.point_of(state, known)
 
+    def refuse_damage(self, student: Path, state: StudyState, *, but: Sequence[str] = ()) -> bool:
+        """Hold the files of a student's folder against the ledger's digests, those named in `but` aside.
+
+        Returns:
+            False where the ledger, written before there were digests, has none.
+
+        Raises:
+            StateError: a file is another, is missing, or is one too many.
+        """
+        digests = state.digests(student.name)
+        wrong = [name for name in files.differing(student, digests) if name not in but] if digests is not None else []
+        if wrong:
+            raise StateError(f"{student / wrong[0]}: not as the ledger says: the student is damaged: restore its folder from a copy")
+        return digests is not None
+
     def student(self, trial: int, sets: Sequence[str] = ()) -> Student:
         """A trained student by its trial's number.
 
         Raises:
             InputError: that trial left no student.
+            StateError: its files are not as the ledger says.
         """
         from kdsearch.student.saved import load_student
 
         path = self.student_folder(trial)
         if not path.is_dir():
             raise InputError(f"{self.path}: trial {trial} left no student: `kdsearch front {self.path}` lists those on the front")
+        self.refuse_damage(path, self.state())
         return load_student(path, self.config(sets).plugins)
 
     def config(self, sets: Sequence[str] = ()) -> StudyConfig:

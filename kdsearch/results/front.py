@@ -105,7 +105,7 @@ def point_of(state: StudyState, trial: TrialRecord) -> dict[str, Any]:
         "flops": trial.flops,
         "validation": {metric: score if math.isfinite(score) else None for metric, score in trial.scores.items()},
         "student": f"students/{trial.number}",
-        "confirmed": None if confirmed is None else {key: value for key, value in confirmed.items() if key != "trial"},
+        "confirmed": None if confirmed is None else {key: value for key, value in confirmed.items() if key not in ("trial", "digests")},
     }
 
 

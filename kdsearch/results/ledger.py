@@ -108,6 +108,7 @@ class Ledger:
         bytes: int,
         flops: int,
         seconds: Mapping[str, float],
+        digests: Mapping[str, str] | None = None,
         **facts: Any,
     ) -> None:
         """A trial saw its full budget.
@@ -115,8 +116,9 @@ class Ledger:
         Args:
             scores: on validation, by metric. The study's quality must be finite: a trial without it has failed.
             seconds: by part of the work.
+            digests: of the files of its student's folder, by name.
         """
-        numbers = {"params": params, "bytes": bytes, "flops": flops}
+        numbers = {"params": params, "bytes": bytes, "flops": flops, **({"digests": digests} if digests else {})}
         self.append("complete", trial=trial, attempt=attempt, scores=scores, seconds=seconds, time=time.time(), **numbers, **facts)
 
     def stopped(self, trial: int, attempt: int, share: float, score: float, **facts: Any) -> None:

@@ -100,6 +100,12 @@ class StudyState:
         """Trial -> what the last confirmation that had it says."""
         return {each["trial"]: each for confirmation in self.confirmations for each in confirmation["finalists"]}
 
+    def digests(self, student: str) -> dict[str, str] | None:
+        """File name -> digest of students/<student>, '12' or '12-confirmed'; None in a ledger from before there were digests."""
+        number, _, confirmed = student.partition("-")
+        known: Mapping[str, Any] = self.confirmed.get(int(number), {}) if confirmed else self.trials[int(number)].facts
+        return known.get("digests")
+
     @property
     def next_number(self) -> int:
         """The number that the next trial gets."""

@@ -101,6 +101,7 @@ class _Confirmation:
 
     def run(self, seeds: int, top: int, texts: bool) -> None:
         chosen = self._finalists(top)
+        self._refuse_damage(chosen)
         with teacher_progress(self.console) as progress:
             prepared = prepare.prepare(self.known, progress)
         self.folder.refuse_changes(teacher=prepared.manifest["teacher"]["fingerprint"])
@@ -135,6 +136,23 @@ class _Confirmation:
             raise VerdictNo(f"{self.folder.path}: no trial is complete: there is nothing to confirm")
         return found
 
+    def _refuse_damage(self, chosen: Sequence[TrialRecord]) -> None:
+        """
+        Raises:
+            StateError: the student of a finalist, searched or confirmed, is not as the ledger says.
+        """
+        paths = [self.folder.student_folder(trial.number) for trial in chosen]
+        if not self._pending():  # else those confirmed may be the ones that the ledger was about to hear of
+            paths += [self.folder.confirmed_folder(trial.number) for trial in chosen]
+        for path in paths:
+            if path.is_dir():  # of trials off the front they may be deleted
+                self.folder.refuse_damage(path, self.state)
+
+    def _pending(self) -> bool:
+        """Whether the test rows were opened and nothing came of it yet."""
+        last = self.state.confirmations[-1]["opening"] if self.state.confirmations else 0
+        return len(self.state.openings) > last
+
     def _done(self, plan: RunPlan, runs: Sequence[Run]) -> bool:
         if not self.state.confirmations:
             return False
@@ -147,9 +165,7 @@ class _Confirmation:
     def _open(self, runs: Sequence[Run]) -> Table:
         """The sealed rows; the ledger knows of it first. An opening that was cut off before it gave anything is gone on with."""
         keys = sorted([spec, seed] for spec, seed in {run.key for run in runs})
-        last = self.state.confirmations[-1]["opening"] if self.state.confirmations else 0
-        pending = len(self.state.openings) > last and self.state.openings[-1]["runs"] == keys
-        if not pending:
+        if not (self._pending() and self.state.openings[-1]["runs"] == keys):
             trials = sorted({run.trial for run in runs})
             why = f"confirm trials {', '.join(map(str, trials))}: {len(keys)} runs"
             self.ledger.append("test_opened", time=time.time(), why=why, rows=self.known.data.test_rows, runs=keys)
@@ -206,7 +222,7 @@ class _Confirmation:
         for block in blocks:
             block["tied_with"] = ties[block["trial"]]
             deployed = self.runs.median(plan[block["trial"]]["student"])
-            self._deploy(block, deployed)
+            block["digests"] = self._deploy(block, deployed)
             self._analyse(block["trial"], deployed, table, taught, prepared, texts)
         self.ledger.append(
             "confirmed",
@@ -230,15 +246,18 @@ class _Confirmation:
             if recorded["status"] != "complete"
         ]
 
-    def _deploy(self, block: Mapping[str, Any], run: Run) -> None:
-        """students/<trial>-confirmed: the median run's folder, its test figures added to its record."""
-        target = self.folder.path / str(block["student"])
+    def _deploy(self, block: Mapping[str, Any], run: Run) -> dict[str, str]:
+        """students/<trial>-confirmed: the median run's folder, its test figures added to its record. Returns the digests of its files."""
+        target = self.folder.confirmed_folder(block["trial"])
         source = self.runs.student_folder(run)
-        content = {path.name: path.read_bytes() for path in (source if source.is_dir() else target).iterdir()}
+        if not self.runs.intact(run):  # cleared away by the confirmation that put it there
+            source = target
+            self.folder.refuse_damage(source, self.state, but=(RECORD,))
+        content = {path.name: path.read_bytes() for path in source.iterdir() if not path.name.startswith(".")}
         record = json.loads(content[RECORD])
         record["confirmed"] = {"trial": block["trial"], **block["deployed"]}
         content[RECORD] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
-        files.write_folder(target, content)
+        return files.write_folder(target, content)
 
     def _analyse(self, trial: int, run: Run, table: Table, taught: np.ndarray, prepared: Prepared, texts: bool) -> None:
         rows = self.known.data

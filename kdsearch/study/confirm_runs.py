@@ -65,9 +65,14 @@ class Runs:
         path = self.folder.confirmed_folder(trial) / RECORD
         return int(json.loads(path.read_text())["confirmed"]["seed"]) if path.is_file() else None
 
+    def intact(self, run: Run) -> bool:
+        """Whether a finished run's student is there, as it was."""
+        path, digests = self.student_folder(run), self.state.runs[run.key].get("digests")
+        return path.is_dir() and (digests is None or not files.differing(path, digests))
+
     def lacks_student(self, run: Run, plan: RunPlan) -> bool:
         """Whether a finished run's student is needed and is not there any more."""
-        if self.student_folder(run).is_dir():
+        if self.intact(run):
             return False
         if not self.predictions_file(run, "test").is_file() or not self.predictions_file(run, "validation").is_file():
             return True
@@ -109,8 +114,8 @@ class Runs:
         if result.status == "complete":
             assert result.logits is not None
             files.write_array(self.predictions_file(run, "validation"), result.logits)
-            files.write_folder(self.student_folder(run), result.files)
-            facts = result.record()
+            digests = files.write_folder(self.student_folder(run), result.files)
+            facts = {**result.record(), "digests": digests}
             self.tell(f"{what}: {self.quality} {result.scores[self.quality]:.4f} on validation, {result.seconds['total']:.0f} s")
         else:
             facts |= {"cause": result.cause, "message": result.message}
