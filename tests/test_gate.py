@@ -69,7 +69,7 @@ def test_a_good_teacher_passes_with_its_scores() -> None:
 
 def test_a_teacher_no_better_than_the_majority_class_is_refused() -> None:
     targets = np.array([0] * 60 + [1] * 40)
-    with pytest.raises(InputError, match=r"accuracy 0.600 on 100 validation rows, no better than always saying 'neg' \(0.600\)"):
+    with pytest.raises(InputError, match=r"accuracy 0.600 on 100 validation rows, no better than always predicting 'neg' \(0.600\)"):
         judge(answers(np.zeros(100, int), 2), targets, ("neg", "pos"))
     with pytest.raises(InputError, match="fine-tune longer"):
         judge(answers(np.zeros(100, int), 2), targets, ("neg", "pos"), tuned=True)
@@ -86,7 +86,7 @@ def test_a_gain_within_noise_passes_a_first_look_and_no_final_one() -> None:
     assert first.gain == pytest.approx(2 / 256)
     assert first.association == pytest.approx(16 * 4 / 256, rel=0.01)
     assert not first.above_chance
-    with pytest.raises(InputError, match=r"accuracy 0.508 on 256 validation rows, better by no more than noise than always saying 'a'"):
+    with pytest.raises(InputError, match=r"accuracy 0.508 on 256 validation rows, better by no more than noise than always predicting 'a'"):
         judge(answers(predicted, 2), targets, ("a", "b"), final=True)
 
 
@@ -153,7 +153,7 @@ def test_a_regression_must_beat_the_mean() -> None:
     assert found.gain == pytest.approx(1.0)
     with pytest.raises(InputError, match=r"mean squared error 5 on 12 validation rows.*the mean \(1.25; correlation -1.00\)"):
         judge(5 - targets[:, None], targets, ())
-    with pytest.raises(InputError, match="no better than always saying the mean"):
+    with pytest.raises(InputError, match="no better than always predicting the mean"):
         judge(np.full((12, 1), 2.5, np.float32), targets, ())
     with pytest.raises(InputError, match="on another scale than the labels"):
         judge(targets[:, None] / 4, targets, ())

@@ -187,7 +187,7 @@ def test_a_student_that_learnt_nothing_is_named(tmp_path: Path) -> None:
         reports.complete(ledger, 0, 1_000, 0.5)
         reports.complete(ledger, 1, 100_000, 0.7)
     facts = Facts.read(reports.keep(tmp_path))
-    said = "Trial 0 on the front is no better than always saying the most frequent label (0.5): only small, not useful."
+    said = "Trial 0 on the front is no better than always predicting the most frequent label (0.5): only small, not useful."
     assert said in tables.notes(facts)
     assert "--min-retention" not in write_page(facts)  # no student keeps even 95 %
 

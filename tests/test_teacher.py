@@ -232,7 +232,7 @@ def test_a_teacher_that_learnt_nothing_is_refused(tmp_path: Path, rows: int, loo
     with torch.no_grad():
         model.classifier.weight.zero_()
         model.classifier.bias.copy_(torch.tensor([0.0, 5.0, 0.0]))  # it always says fair
-    with pytest.raises(InputError, match=rf"{looked} validation rows, no better than always saying .* \({share}\)"):
+    with pytest.raises(InputError, match=rf"{looked} validation rows, no better than always predicting .* \({share}\)"):
         resolve.resolve(study(saved(tmp_path / "model", model)), a_data(validation=table(rows, 1)))
 
 
@@ -341,7 +341,7 @@ def test_a_backbone_is_refused_where_tuning_is_never(backbone: Path) -> None:
 
 def test_fine_tuning_that_teaches_nothing_is_refused_with_its_own_advice(backbone: Path) -> None:
     data = a_data(train=replace(table(60, 0), labels=np.zeros(60, np.int64)))
-    with pytest.raises(InputError, match=r"no better than always saying.*fine-tune longer"):
+    with pytest.raises(InputError, match=r"no better than always predicting.*fine-tune longer"):
         resolve.resolve(study(backbone, finetune={"epochs": 1, "lr": 1e-3}), data)
 
 

@@ -241,7 +241,7 @@ def notes(facts: Facts) -> list[str]:
     idle = [row["trial"] for row in front.rows(facts.document) if row["score"] <= guess] if quality == task.baseline else []
     if idle:
         which = f"Trial {idle[0]} on the front is" if len(idle) == 1 else f"Trials {', '.join(map(str, idle))} on the front are"
-        found.append(f"{which} no better than always saying {task.always} ({guess:.4g}): only small, not useful.")
+        found.append(f"{which} no better than always predicting {task.always} ({guess:.4g}): only small, not useful.")
     if counts["stopped"]:
         many = "One trial was" if counts["stopped"] == 1 else f"{counts['stopped']:,} trials were"
         found.append(f"{many} stopped early; what was scored by then is no result and is not on the front.")

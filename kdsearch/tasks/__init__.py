@@ -1,7 +1,7 @@
-"""What a label is, one file a task: how labels are read and checked, learnt, predicted, scored and told.
+"""What a label is, one file a task: how labels are read, checked, trained on, predicted, scored and printed.
 
-Nothing comes in here that trains, loads a model or opens a file, and nothing that imports torch before a loss is asked for. Outside this folder
-nobody asks which task it is: the task is asked.
+Nothing here trains, loads a model or opens a file, and torch is imported only when a loss is computed. Code outside this folder calls the task's
+methods and never compares its name.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ def of(name: str) -> Task:
 
 
 def suiting(whole_numbers: bool) -> str:
-    """The task that labels suggest where nobody says whose they are: whole numbers are classes, others values."""
+    """The task that labels suggest where none is given: whole numbers are classes, others values."""
     return Classification.name if whole_numbers else Regression.name
 
 
 def suiting_outputs(count: int) -> str:
-    """The task that logits suggest where nobody says whose they are: one output is a value, several are classes."""
+    """The task that logits suggest where none is given: one output is a value, several are classes."""
     return suiting(count > 1)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 UNLABELLED = -100
 _DECIMAL = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
-_CODE = re.compile(r"[-+]?0[0-9].*|.*[eE].*")  # '007' and '1e3' are not how anybody counts classes: names, as they are written
+_CODE = re.compile(r"[-+]?0[0-9].*|.*[eE].*")  # nobody numbers classes '007' or '1e3': these are names, kept as written
 
 
 class Classification(Task):
@@ -94,8 +94,10 @@ class Classification(Task):
         correct = self.predictions(logits) == labels
         counts = np.bincount(labels, minlength=len(names))
         commonest, baseline = int(counts.argmax()), float(counts.max() / len(labels))
-        told = f"accuracy {correct.mean():.3f}"
-        return Gain(correct * 1.0 - (labels == commonest), baseline, told, f"always saying {names[commonest]!r} ({baseline:.3f})", "mcc")
+        figure = f"accuracy {correct.mean():.3f}"
+        return Gain(
+            correct * 1.0 - (labels == commonest), baseline, figure, f"always predicting {names[commonest]!r} ({baseline:.3f})", "mcc"
+        )
 
     def row_errors(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return (self.predictions(logits) != labels).astype(np.float64)
@@ -105,7 +107,7 @@ class Classification(Task):
 
 
 def align(outputs: Sequence[str], labels: Sequence[str], given: Sequence[str] | None, where: str, key: str = "teacher") -> tuple[int, ...]:
-    """Which of the teacher's outputs stands for each label of the data: label i is output order[i].
+    """Which of the teacher's outputs is which label of the data: label i is output order[i].
 
     Args:
         outputs: the names that the teacher's own configuration has, in its order.

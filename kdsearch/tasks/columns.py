@@ -1,4 +1,4 @@
-"""The columns of a table as they were read, and complaints about their cells."""
+"""The columns of a table as they were read, and errors about their cells."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from kdsearch.errors import InputError, did_you_mean
 
-_TOLD = 4  # rows that a complaint names beside its first
+_SHOWN = 4  # rows that an error names besides the first
 HALF = "half a character (an emoji that was cut in two?)"
 _HALF = re.compile(r"[\ud800-\udfff]")
 
@@ -58,17 +58,17 @@ class Columns:
         return replace(self, columns=columns, rows=len(left), numbers=[numbers[row] for row in left])
 
     def problem(self, rows: Sequence[int], column: str, what: str) -> BadRows:
-        """The complaint about a column's cells, told at the first of rows (counted from 0)."""
+        """The error about a column's cells, located at the first of rows (counted from 0)."""
         first, *more = [row + 1 if self.numbers is None else self.numbers[row] for row in rows]
         return BadRows(f"{self.where}: row {first} (row 1 is {self.row_one}), column {column!r}: {what}{_also('row', more)}", self, rows)
 
     def unreadable(self) -> list[str]:
-        """The complaints about lines that are no rows, one of each kind."""
+        """The errors about lines that are not rows, one of each kind."""
         return [f"{self.where}, line {first}: {what}{_also('line', more)}" for what, (first, *more) in self.broken.items()]
 
 
 def _also(what: str, numbers: Sequence[int]) -> str:
-    shown = ", ".join(map(str, numbers[:_TOLD])) + (", …" if len(numbers) > _TOLD else "")
+    shown = ", ".join(map(str, numbers[:_SHOWN])) + (", …" if len(numbers) > _SHOWN else "")
     return f" (and {len(numbers)} more: {what}{'s'[: len(numbers) > 1]} {shown})" if numbers else ""
 
 

@@ -80,11 +80,11 @@ class Regression(Task):
     def readable(self, labels: np.ndarray, names: Sequence[str]) -> list[float]:
         return [float(value) for value in labels]
 
-    def written(self, answer: float) -> str:
-        return f"{answer:.6g}"
+    def written(self, prediction: float) -> str:
+        return f"{prediction:.6g}"
 
     def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """A correlation with constant predictions is 0: nothing was learnt."""
+        """A correlation with constant predictions is 0: they are no better than chance."""
         from scipy import stats
         from sklearn import metrics as sk
 
@@ -105,7 +105,7 @@ class Regression(Task):
         errors = (logits[:, 0].astype(np.float64) - labels) ** 2
         guessed = (labels - labels.mean()) ** 2
         baseline, scores = float(guessed.mean()), self.scores(logits, labels)
-        guess = f"always saying {self.always} ({baseline:.4g}; correlation {scores['pearson']:.2f})"
+        guess = f"always predicting {self.always} ({baseline:.4g}; correlation {scores['pearson']:.2f})"
         return Gain(guessed - errors, baseline, f"mean squared error {scores['mse']:.4g}", guess, "pearson")
 
     def row_errors(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a task has to say of its labels. Arrays are numpy's where nothing is trained, torch's where something is; both come from the caller."""
+"""The interface of a task. Arrays are numpy's where nothing is trained, torch's where something is; both come from the caller."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ Resampled = Mapping[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarr
 
 @dataclass(frozen=True)
 class Gain:
-    """A teacher's answers against the simplest guess, row by row."""
+    """A teacher's predictions compared with the simplest guess, row by row."""
 
     rows: np.ndarray  # (N,) float64: what each row gains over the guess
     baseline: float  # the guess's own figure: accuracy of the majority class, mean squared error of the mean
-    told: str  # the teacher's figure, in words
+    figure: str  # the teacher's metric and its value, in words
     guess: str  # the guess, in words
-    association: str  # the metric that tells long before the gain whether anything was learnt
+    association: str  # the metric that shows long before the gain whether predictions are better than chance
 
 
 class Task(ABC):
-    """A kind of label. One instance of each stands in `kdsearch.tasks`; a study names it under `task`.
+    """A kind of label. `kdsearch.tasks` has one instance of each; a study names it under `task`.
 
     C below is the number of outputs of a model; labels and logits are rows first, and may have more dimensions than one and two: a task whose
     labels are vectors, or one for each token, shapes them as it likes, so long as its own methods agree.
 
     Class attributes:
-        name: as the study file says it.
+        name: as in the study file.
         qualities: its metrics that may be a study's objective, the default first. exact: the metric that is the fraction of rows without an
-            error, None where there is none. resampled: a fast way to have a quality on rows drawn again, for those that have one:
+            error, None where there is none. resampled: a fast way to compute a quality on resampled rows, for those that have one:
             (counts (D, N), predictions (M, N), labels) -> (D, M).
         problem_type: as transformers names it; pipeline: as the Hub and its pipelines do.
         activation: what makes probabilities of outputs: a softmax over the last dimension, a sigmoid of each; None where outputs are values.
         exclusive: whether a text has exactly one of the labels. named: whether labels have names, which a teacher's outputs are aligned with.
-        simplest: the guess that looks at no text, in words; always: what it says of every text; baseline: what its figure is, a metric's name
-            where it is one.
+        simplest: the guess that ignores the text, in words; always: what it predicts for every text; baseline: what its figure is, a metric's
+            name where it is one.
     """
 
     name: ClassVar[str]
@@ -109,7 +109,7 @@ class Task(ABC):
         """The task's own loss over labelled rows, a scalar with a gradient; 0 without any."""
 
     def targets(self, logits: Tensor) -> Tensor:
-        """(N, C) what a teacher with these logits says is to be learnt: probabilities, or the values."""
+        """(N, C) the training targets that a teacher's logits give: probabilities, or the values."""
         if self.activation == "softmax":
             return logits.softmax(-1)
         return logits.sigmoid() if self.activation else logits
@@ -145,23 +145,23 @@ class Task(ABC):
         pairs[:, 0] = 0
         return pairs, None if labels is None else labels.reshape(-1)
 
-    # Answers
+    # Predictions
 
     @abstractmethod
     def predictions(self, logits: np.ndarray) -> np.ndarray:
-        """What a model answers, in the form of labels: (N,) class numbers, values."""
+        """A model's predictions in the form of labels: (N,) class numbers, values."""
 
     @abstractmethod
     def readable(self, labels: np.ndarray, names: Sequence[str]) -> list[Any]:
-        """Labels or predictions, all known, as a user has them in Python."""
+        """Labels or predictions, none unknown, as Python values for users."""
 
     def decode(self, logits: np.ndarray, names: Sequence[str]) -> list[Any]:
-        """The answers as a user has them in Python."""
+        """The predictions as Python values for users."""
         return self.readable(self.predictions(logits), names)
 
-    def written(self, answer: Any) -> str:
-        """One readable answer as predict.py prints it."""
-        return str(answer)
+    def written(self, prediction: Any) -> str:
+        """One readable prediction as predict.py prints it."""
+        return str(prediction)
 
     def probabilities_of(self, logits: np.ndarray) -> np.ndarray:
         """Of the same shape and type; for a task whose outputs stand for probabilities."""
@@ -170,7 +170,7 @@ class Task(ABC):
         return np.asarray(special.softmax(logits, axis=-1) if self.activation == "softmax" else special.expit(logits))
 
     def agree(self, one: np.ndarray, other: np.ndarray) -> np.ndarray | None:
-        """(N,) bool: of which rows the logits of two models answer the same; None where answers are values, which differ by degrees."""
+        """(N,) bool: for which rows two models predict the same; None where predictions are values, which differ by degrees."""
         if self.activation is None:
             return None
         same = self.predictions(one) == self.predictions(other)
@@ -181,9 +181,9 @@ class Task(ABC):
         """Every metric of the task; `qualities` are among them, each larger for a better model."""
 
     def resampler(self, quality: str, logits: Sequence[np.ndarray], labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        """A quality of M models on rows drawn again: from counts (D, N), how often each row is in a draw, to scores (D, M).
+        """A quality of M models on resampled rows: from counts (D, N), how often each row is in a resample, to scores (D, M).
 
-        Whatever is not in `resampled` is scored draw by draw, which takes a `scores` for each.
+        A quality that is not in `resampled` is scored resample by resample, with a call of `scores` for each.
         """
         fast = self.resampled.get(quality)
         if fast is not None:
@@ -198,15 +198,15 @@ class Task(ABC):
 
     @abstractmethod
     def guess(self, labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Logits of that shape of the guess that looks at no text, from training labels."""
+        """Logits of that shape for the guess that ignores the text, from training labels."""
 
     @abstractmethod
     def gain(self, logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Gain:
-        """How much better than the simplest guess these answers are."""
+        """How much better than the simplest guess these predictions are."""
 
     @abstractmethod
     def row_errors(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """(N,) float64 how wrong each answer is."""
+        """(N,) float64 how wrong each prediction is."""
 
     @abstractmethod
     def of_errors(self, mean: float) -> float:

@@ -91,7 +91,7 @@ def check(
     advice = "fine-tune longer, with another lr, or on more rows" if tuned else "give a teacher that was trained for this task"
     if not about.probabilities and evidence.association > CLEARLY:
         advice = f"it predicts on another scale than the labels: bring them to its scale, or set {key}.finetune: {{epochs: 3, lr: 5.0e-5}}"
-    what = f"{found.told} on {len(targets):,} validation rows, {against} {found.guess}"
+    what = f"{found.figure} on {len(targets):,} validation rows, {against} {found.guess}"
     raise InputError(f"{where}: the teacher has nothing to teach: {what}: {advice}")
 
 

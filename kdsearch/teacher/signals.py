@@ -11,7 +11,7 @@ from torch import Tensor
 from kdsearch.api import LOGITS, ModelInfo, Need, Signal
 from kdsearch.data.tokens import Tokens
 from kdsearch.errors import PluginError
-from kdsearch.training.loop import as_tensor, token_places
+from kdsearch.training.loop import as_tensor, token_indices
 
 PER_TOKEN = (Signal.HIDDEN, Signal.VALUES)
 
@@ -70,8 +70,8 @@ class Signals:
             if need.signal is Signal.POOLED:
                 layered[need.signal, need.layer] = array[rows]
             else:
-                mask, places = token_places(self._offsets, rows, width, len(array))
-                found = array[places] * mask.unsqueeze(-1)
+                mask, indices = token_indices(self._offsets, rows, width, len(array))
+                found = array[indices] * mask.unsqueeze(-1)
                 if need.signal is Signal.VALUES:
                     found = found.unflatten(-1, (self._heads, -1)).transpose(1, 2)
                 layered[need.signal, need.layer] = found

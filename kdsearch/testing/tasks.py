@@ -215,11 +215,11 @@ class TaskContract(ABC):
         strata = self.task.strata(self.labels())
         require(strata is None or (strata.shape == (ROWS,) and np.issubdtype(strata.dtype, np.integer)), "strata() are no whole numbers")
 
-    def test_it_says_what_it_is(self) -> None:
-        told: dict[str, Any] = {
+    def test_its_attributes_are_words(self) -> None:
+        words: dict[str, Any] = {
             key: getattr(self.task, key) for key in ("name", "problem_type", "pipeline", "simplest", "always", "baseline")
         }
-        require(all(isinstance(value, str) and value for value in told.values()), f"not all of these are words: {told}")
+        require(all(isinstance(value, str) and value for value in words.values()), f"not all of these are words: {words}")
         require(bool(self.names) == self.task.named, "named and the names do not agree")
 
 

@@ -20,7 +20,7 @@ POOL = 32  # batches that are sorted by length together: near-equal lengths, and
 
 
 class NotFinite(ArithmeticError):
-    """The loss, or what a model says, became NaN or infinite."""
+    """The loss or a model's logits became NaN or infinite."""
 
 
 class OutOfTime(TimeoutError):
@@ -48,20 +48,20 @@ def mixed(device: torch.device, wanted: bool = True) -> torch.autocast:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast; the schedule's shape is the same for every trial, so that rungs compare like with like."""
+    """Training hyperparameters. The schedule has the same shape for every trial, so that trials can be compared at rungs."""
 
     lr: float  # peak of the schedule
     epochs: float = 3.0
     batch_size: int = 32
     weight_decay: float = 0.01
-    warmup: float = 0.1  # share of all steps
+    warmup: float = 0.1  # fraction of all steps
     clip: float = 1.0  # global norm of all trained parameters, projections included
-    unlabelled: float = 0.0  # share of the study's unlabelled text that each epoch goes through beside the training rows
+    unlabelled: float = 0.0  # fraction of the study's unlabelled text that each epoch adds to the labelled rows
     augmented: float = 0.0  # the same for augmented text
     dropout: float | None = None  # of the student; None: its family's own
     label_smoothing: float = 0.0  # of the labels' own loss
     layer_decay: float = 1.0  # factor on the learning rate for each layer further down; 1: the same everywhere
-    patience: float | None = None  # share of the budget without a better validation score after which training ends; None: never
+    patience: float | None = None  # fraction of the budget without a better validation score after which training ends; None: never
 
 
 class Rows:
@@ -83,14 +83,14 @@ class Rows:
     def batch(self, rows: np.ndarray) -> Batch:
         """rows: (B,) int64 row numbers within this set."""
         chosen = torch.from_numpy(rows).to(self.device)
-        mask, places = token_places(self._offsets, chosen, int(self.lengths[rows].max()), len(self._ids))
-        ids = torch.where(mask, self._ids[places].long(), self.pad)
-        types = None if self._types is None else torch.where(mask, self._types[places].long(), 0)
+        mask, indices = token_indices(self._offsets, chosen, int(self.lengths[rows].max()), len(self._ids))
+        ids = torch.where(mask, self._ids[indices].long(), self.pad)
+        types = None if self._types is None else torch.where(mask, self._types[indices].long(), 0)
         return Batch(ids, mask, self._labels[chosen], chosen, types, self.label_smoothing, self.task)
 
 
-def token_places(offsets: Tensor, rows: Tensor, width: int, total: int) -> tuple[Tensor, Tensor]:
-    """Where the tokens of rows lie in a flat array: mask (B, width) bool and places (B, width) int64, padding pointing at a valid place."""
+def token_indices(offsets: Tensor, rows: Tensor, width: int, total: int) -> tuple[Tensor, Tensor]:
+    """Where the tokens of rows are in a flat array: mask (B, width) bool and indices (B, width) int64; those of padding are valid too."""
     starts = offsets[rows].unsqueeze(1)
     lengths = offsets[rows + 1].unsqueeze(1) - starts
     steps = torch.arange(width, device=offsets.device).unsqueeze(0)
@@ -98,7 +98,7 @@ def token_places(offsets: Tensor, rows: Tensor, width: int, total: int) -> tuple
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
-    """A view of an array that may be read-only (a memory map, Ray's object store): whoever gets it must not write into it."""
+    """A view of an array that may be read-only (a memory map, Ray's object store): callers must not write into it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.asarray(array))
@@ -147,7 +147,7 @@ def groups(module: nn.Module, lr: float, weight_decay: float, layer_decay: float
 
 
 def layers_above(module: nn.Module) -> dict[int, int]:
-    """id of a parameter -> how many layers stand above it: a transformer's layers one by one; below them the embedding tables and what stands
+    """id of a parameter -> how many layers are above it: a transformer's layers one by one; below them the embedding tables and what is
     between the first table and the lowest layer, such as their norm and projection. Without layers, the tables below the rest."""
     parts = list(module.modules())
     longest = max((part for part in parts if isinstance(part, nn.ModuleList)), key=len, default=None)
@@ -163,11 +163,11 @@ def layers_above(module: nn.Module) -> dict[int, int]:
     return above
 
 
-def set_dropout(module: nn.Module, share: float | None) -> None:
-    """Give every dropout of a module this share; None leaves them as they are."""
+def set_dropout(module: nn.Module, probability: float | None) -> None:
+    """Set the probability of every dropout of a module; None leaves them as they are."""
     for part in module.modules():
-        if share is not None and isinstance(part, nn.Dropout):
-            part.p = share
+        if probability is not None and isinstance(part, nn.Dropout):
+            part.p = probability
 
 
 def clip(parameters: Sequence[nn.Parameter], most: float) -> None:
@@ -177,7 +177,7 @@ def clip(parameters: Sequence[nn.Parameter], most: float) -> None:
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
-    if norm.device.type != "cpu" or float(norm) > most:  # elsewhere, asking would wait for the device
+    if norm.device.type != "cpu" or float(norm) > most:  # on a GPU, reading the norm would wait for the device
         nn.utils.clip_grads_with_norm_(parameters, most, norm)
 
 
@@ -200,11 +200,11 @@ def fit(
     """Train until the recipe's budget is used.
 
     Args:
-        step: (row numbers of a batch, share of the budget already seen) -> loss terms, whose sum is minimised.
+        step: (row numbers of a batch, fraction of the budget already used) -> loss terms, whose sum is minimised.
         parameter_groups: for AdamW; each group's "lr" is the peak of its schedule.
         lengths: (N,) tokens of each row.
         seed: of the order of the rows alone; torch's generator is the caller's.
-        rungs: shares of the planned examples, ascending. on_rung is called after a step that passes some, unless it is the last, with those that
+        rungs: fractions of the planned examples, ascending. on_rung is called after a step that passes some, unless it is the last, with those that
             it passes; it returns True to stop here.
         deadline: time.monotonic() after which to give up.
         progress: called with (steps done, steps in all) after each step.

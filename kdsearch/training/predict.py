@@ -1,4 +1,4 @@
-"""What a model says of many rows, without gradients."""
+"""A model's logits of many rows, without gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a regression's answers are counted in while a student trains, and how they come back into the labels' unit."""
+"""The unit of a regression's predictions while a student trains, and the way back into the labels' unit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdsearch.api import LOGITS, Batch
 
 @dataclass(frozen=True)
 class Unit:
-    """What the answers of a regression are counted in while a student trains: standardised, so that one learning rate fits labels of any unit.
+    """The unit of a regression's predictions while a student trains: standardised, so that one learning rate fits labels of any unit.
 
     Attributes:
         mean, sd: of the labels, in their own unit. 0 and 1, the default, leave everything as it is.
@@ -32,11 +32,11 @@ class Unit:
         return values if self == OWN else (np.asarray(values, np.float64) * self.sd + self.mean).astype(np.float32)
 
     def fold(self, output: nn.Linear | Rescalable) -> None:
-        """From now on it says in the labels' unit what it said standardised."""
+        """Change the layer, which predicted standardised labels, to predict in the labels' unit."""
         _rescale(output, self.sd, self.mean)
 
     def unfold(self, output: nn.Linear | Rescalable) -> None:
-        """From now on it says standardised what it said in the labels' unit."""
+        """Change the layer, which predicted in the labels' unit, to predict standardised labels."""
         _rescale(output, 1 / self.sd, -self.mean / self.sd)
 
 
@@ -45,10 +45,10 @@ OWN = Unit()  # the labels' own
 
 @runtime_checkable
 class Rescalable(Protocol):
-    """A module whose answer does not come from one linear map, and which can scale and shift it all the same."""
+    """A module whose logits do not come from one linear map, but which can scale and shift them."""
 
     def rescale(self, scale: float, shift: float) -> None:
-        """From now on say scale * logits + shift, in place."""
+        """Change the module in place, so that it returns scale * logits + shift."""
 
 
 def _rescale(output: nn.Linear | Rescalable, scale: float, shift: float) -> None:
@@ -63,12 +63,12 @@ def _rescale(output: nn.Linear | Rescalable, scale: float, shift: float) -> None
 def output_map(module: nn.Module, batch: Batch) -> nn.Linear | Rescalable | None:
     """Where a student's logits come from: its last linear map with a bias that gives just them; else the module itself if it is Rescalable.
 
-    batch: any rows that the module can read; the map is found by what it says of them.
+    batch: any rows that the module can read; the map whose output equals their logits is the one.
     """
-    said: dict[nn.Linear, Tensor] = {}
+    outputs: dict[nn.Linear, Tensor] = {}
 
     def keep(linear: nn.Linear, _inputs: object, output: Tensor) -> None:
-        said[linear] = output
+        outputs[linear] = output
 
     maps = [part for part in module.modules() if isinstance(part, nn.Linear) and part.bias is not None]
     hooks = [part.register_forward_hook(keep) for part in maps]
@@ -81,7 +81,7 @@ def output_map(module: nn.Module, batch: Batch) -> nn.Linear | Rescalable | None
         module.train(training)
         for hook in hooks:
             hook.remove()
-    found = [linear for linear in maps if linear in said and torch.equal(said[linear].float(), logits)]
+    found = [linear for linear in maps if linear in outputs and torch.equal(outputs[linear].float(), logits)]
     if found:
         return found[-1]
     return module if isinstance(module, Rescalable) else None
