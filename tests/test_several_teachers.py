@@ -260,7 +260,7 @@ def test_no_row_is_run_twice(prepared: prepare.Prepared, world: Path, monkeypatc
     assert prepared_of(keys(world)).forwards == 2 * rows
     monkeypatch.setattr(signal_cache, "forward", lambda *_: pytest.fail("a teacher was run again"))
     assert prepared_of(keys(world)).forwards == 0
-    # Nobody asks for each one's answers: they are not shipped.
+    # Nobody asks for each one's logits: they are not shipped.
     assert prepared_of(keys(world, strategies=["logit"])).assets.several.train_set is None  # type: ignore[union-attr]
 
 
@@ -357,7 +357,7 @@ def test_each_teachers_logits_go_to_the_strategy_that_asks(prepared: prepare.Pre
     assert prepared.assets.several.train_set is not None
     np.testing.assert_array_equal(shown.teachers.numpy(), prepared.assets.several.train_set[:, ROWS])
     lacking = replace(prepared.assets, several=Several(None, prepared.assets.several.validation))
-    with pytest.raises(ValueError, match="these assets have the answers of one"):
+    with pytest.raises(ValueError, match="these assets have the logits of one"):
         Teaching(several, lacking, lacking.info, torch.device("cpu"))
 
 

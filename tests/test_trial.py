@@ -373,7 +373,7 @@ def test_answers_that_are_not_finite_fail_as_such_at_the_first_rung(monkeypatch:
     result = run(spec("logit"), values())
     assert (result.status, result.cause) == ("failed", "not_finite")
     assert result.message is not None
-    assert "answers on validation are not finite" in result.message
+    assert "logits on validation are not finite" in result.message
     assert len(looked) == 1
 
 

@@ -24,7 +24,7 @@ from kdsearch.training.loop import as_tensor
 
 @dataclass(frozen=True)
 class Part:
-    """One role of rows, with what the teacher said of them."""
+    """The training set or the validation rows, with the teacher's signals."""
 
     tokens: Tokens
     labels: np.ndarray  # (N,) int64 (-100 unlabelled) or float32 (NaN unlabelled)
@@ -69,20 +69,20 @@ class Assets:
 
         Kept for the life of the process, because every trial of a study asks for the same ones.
 
-        vocabulary: the word table then holds its pieces alone, in its order.
+        vocabulary: the word table then has only its subwords, in its order.
         """
-        pieces = None if vocabulary is None else vocabulary.pieces
-        key = (self.teacher_fingerprint, "" if pieces is None else files.digest(np.asarray(pieces, "<i8").tobytes()))
+        subwords = None if vocabulary is None else vocabulary.pieces
+        key = (self.teacher_fingerprint, "" if subwords is None else files.digest(np.asarray(subwords, "<i8").tobytes()))
         found = _teachers.get(key)
         if found is None:
             if any(fingerprint != self.teacher_fingerprint for fingerprint, _ in _teachers):
                 _teachers.clear()
             values = json.loads(self.teacher_config)
             weights = dict(self.teacher_weights)
-            if pieces is not None:
+            if subwords is not None:
                 table = f"{ANATOMY[values['model_type']].base}.embeddings.word_embeddings.weight"
-                weights[table] = weights[table][pieces]
-                values |= {"vocab_size": len(pieces), "pad_token_id": vocabulary.pad if vocabulary else 0}
+                weights[table] = weights[table][subwords]
+                values |= {"vocab_size": len(subwords), "pad_token_id": vocabulary.pad if vocabulary else 0}
             config = AutoConfig.for_model(**values)
             with torch.device("meta"):
                 found = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
@@ -93,7 +93,7 @@ class Assets:
         return found
 
 
-_teachers: dict[tuple[str, str], PreTrainedModel] = {}  # by fingerprint and digest of the pruned vocabulary's pieces, empty for its own
+_teachers: dict[tuple[str, str], PreTrainedModel] = {}  # by fingerprint and digest of the pruned vocabulary's subwords, empty for its own
 
 
 def _fill_buffers(model: PreTrainedModel, config: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a trial trains: a spec and the assets in; a student, its strategy and what both read out, on one device and untrained."""
+"""Builds a trial from a spec and the assets: the student, its strategy and the rows that both read, on one device and untrained."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Parts:
         extra: the strategy's own layers; None where it has none.
         teaching: what the strategy gets from the teacher.
         rows: the training set, labels in `unit`; `chosen`, (M,) int64, are the rows that this trial trains on.
-        validation: the rows that it is judged on, labels in their own unit.
+        validation: the rows that it is scored on, labels in their own unit.
         vocabulary: a pruned one; None for the teacher's.
         table: the word table with only the rows that occur, until it is restored; None where it is whole.
-        unit: what the student learns in, and `output`, where a regression's is taken back; None where it learns in the labels' own.
+        unit: of the labels that the student is trained on; `output`: the layer that converts a regression back; None where that is the labels' own.
 
     Raises:
-        InputError: a training knob that the task has no use for.
+        InputError: a training hyperparameter that does not apply to the task.
     """
 
     def __init__(self, spec: TrialSpec, assets: Assets, device: torch.device) -> None:
@@ -60,9 +60,9 @@ class Parts:
         scaling = self.task.scaling(assets.train_set.labels[: assets.labelled])
         fresh = {part: copied(part) for part in module.modules() if scaling and isinstance(part, nn.Linear)}
         self.chosen = self._chosen_rows()
-        if type(self.family).observe is not Family.observe:  # putting the text together takes a while, where it is long
+        if type(self.family).observe is not Family.observe:  # joining long texts takes a while
             read = train_set.rows(self.chosen)
-            self.family.observe(module, as_tensor(read.ids).long(), as_tensor(read.offsets), self._answers())
+            self.family.observe(module, as_tensor(read.ids).long(), as_tensor(read.offsets), self._targets())
         self.family.start_from(module, assets.teacher(self.vocabulary))
         set_dropout(module, self.recipe.dropout)
         self.table = CompactTable.of(self.family.word_table(module), (train_set, validation), pad)
@@ -86,7 +86,7 @@ class Parts:
     def _unit(
         self, scaling: tuple[float, float] | None, fresh: Mapping[nn.Linear, Mapping[str, Tensor]]
     ) -> tuple[Unit, nn.Linear | Rescalable | None]:
-        """Of a regression standardised, where its output can be brought back into the labels' unit.
+        """For a regression the standardised unit, if its output can be converted back into the labels' unit.
 
         fresh: its linear maps as they were built.
         """
@@ -101,7 +101,7 @@ class Parts:
                 unit.unfold(output)
         return unit, output
 
-    def _answers(self) -> Tensor:
+    def _targets(self) -> Tensor:
         """(N, C) of the chosen rows, as Family.observe gets them."""
         assets = self.assets
         if self.strategy.teacher is not TeacherRole.ABSENT:
@@ -110,13 +110,15 @@ class Parts:
         return self.task.targets_of_labels(as_tensor(assets.train_set.labels[self.chosen]), self.task.outputs(assets.labels))
 
     def _chosen_rows(self) -> np.ndarray:
-        """The training rows, and of the unlabelled and augmented ones the shares that the recipe asks for."""
+        """The labelled rows, and the fractions of unlabelled and augmented ones that the recipe asks for."""
         assets = self.assets
         chosen = [np.arange(assets.labelled)]
-        if self.strategy.teacher is not TeacherRole.ABSENT:  # without a teacher, nobody says anything about them
+        if self.strategy.teacher is not TeacherRole.ABSENT:  # without a teacher they have no target
             first = assets.labelled
-            for count, share in ((assets.unlabelled, self.recipe.unlabelled), (assets.augmented, self.recipe.augmented)):
-                order = np.random.default_rng(count).permutation(count)  # the same for all: a larger share holds the smaller one
-                chosen.append(first + order[: round(share * count)])
+            for count, fraction in ((assets.unlabelled, self.recipe.unlabelled), (assets.augmented, self.recipe.augmented)):
+                order = np.random.default_rng(count).permutation(
+                    count
+                )  # the same in every trial: a larger fraction contains the smaller one
+                chosen.append(first + order[: round(fraction * count)])
                 first += count
         return np.concatenate(chosen)

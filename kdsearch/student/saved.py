@@ -37,7 +37,7 @@ def files(family: Family, module: nn.Module, assets: Assets, tokenizer: Mapping[
     """The folder of a trained student, as file name -> content.
 
     tokenizer: the files of its own tokenizer.
-    record: what else kdsearch.json shall say (spec, scores, provenance).
+    record: what else goes into kdsearch.json (spec, scores, provenance).
     """
     stock = family.stock(module)
     tensors = {}
@@ -91,7 +91,7 @@ class Student:
 
         Args:
             pairs: the second text of each row, for a study of pairs.
-            batch_size: rows of one pass at most; default as many as hold 4,096 tokens.
+            batch_size: rows of one pass at most; by default as many as have 4,096 tokens.
 
         Raises:
             InputError: a text that is None, NaN or no text, named by its index; one bare string; or fewer second texts than first ones.

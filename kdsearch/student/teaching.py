@@ -1,4 +1,4 @@
-"""The teacher's side of a trial: for a batch of rows, what it says of them, from the cache wherever that holds it."""
+"""The teacher's side of a trial: its outputs for a batch of rows, from the cache where it has them."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class _FromStates(nn.Module):
 
 
 class Teaching:
-    """What a strategy gets from the teacher. A frozen one's logits come from the cache in every case: of several teachers, the mean's.
+    """What a strategy gets from the teacher. A frozen teacher's logits always come from the cache: of several teachers, the mean's.
 
-    A private copy learns from labels, so it runs on the rows that have one; of the others a strategy that needs logits alone gets the frozen
-    teacher's, which the cache holds.
+    A private copy learns from labels, so it runs on the rows that have one. For the other rows, a strategy that needs only logits gets the frozen
+    teacher's, from the cache.
 
     Args:
-        student: what the strategy is asked its needs for.
-        unit: what logits are given in; a private copy learns in it.
+        student: which the strategy's needs depend on.
+        unit: of the logits; a private copy is trained in it.
 
     Attributes:
-        tuned: the modules of the private copy that joint training trains; None for every other role.
+        tuned: the modules of the private copy that joint training trains; None in every other role.
     """
 
     def __init__(self, strategy: Strategy, assets: Assets, student: ModelInfo, device: torch.device, unit: Unit = OWN) -> None:
@@ -56,7 +56,7 @@ class Teaching:
         self._each: Tensor | None = None  # (K, N, C)
         self._frozen: Tensor | None = None  # (N, C), beside a private copy
         self.tuned: nn.ModuleList | None = None
-        # Its own ids: a student with another vocabulary reads the same rows in other pieces.
+        # The teacher's own ids: a student with another vocabulary reads the same rows as other subwords.
         self._rows = Rows(assets.train_set.tokens, assets.train_set.labels, pad=assets.pad, device=device)
         if strategy.teacher is TeacherRole.JOINT:
             tuning = strategy.teacher_tuning()
@@ -80,7 +80,7 @@ class Teaching:
                 self._signals = self._gathered(train_set, (LOGITS,))
             if strategy.each_teacher:
                 if assets.several is None or assets.several.train_set is None:
-                    raise ValueError(f"{strategy.name} weighs several teachers, and these assets have the answers of one")
+                    raise ValueError(f"{strategy.name} weighs several teachers, and these assets have the logits of one")
                 self._each = as_tensor(unit.standard(assets.several.train_set)).to(device)
 
     def _gathered(self, part: Part, needs: Sequence[Need]) -> Signals:
@@ -106,7 +106,7 @@ class Teaching:
             return Outputs(logits, self._live(self._rows.batch(rows), self._needs).layered, each)
 
     def _copied(self, rows: np.ndarray) -> Outputs:
-        """What the private copy says of these rows, in float32."""
+        """The private copy's outputs for these rows, in float32."""
         assert self._private is not None
         own = self._rows.batch(rows)
         with mixed(self._device):
@@ -119,18 +119,18 @@ class Teaching:
         """The private copy's validation scores minus the teacher's own, in the labels' unit; None where there is no copy.
 
         Raises:
-            NotFinite: the copy's answers are not finite.
+            NotFinite: the copy's logits are not finite.
         """
         if self._private is None:
             return None
         assets, part = self._assets, self._assets.validation
-        # Of several teachers it is a copy of the main one, and the part has their mean.
-        said = part.signals[LOGITS] if assets.several is None else assets.several.validation[0]
-        before = tasks.of(assets.task).scores(np.asarray(said), part.labels)
+        # It is a copy of the main teacher; of several teachers, the part has the mean.
+        main = part.signals[LOGITS] if assets.several is None else assets.several.validation[0]
+        before = tasks.of(assets.task).scores(np.asarray(main), part.labels)
         below = None if self._signals is None else self._gathered(part, self._signals.needs)
         copied = self._private if below is None or below.missing else _FromStates(self._private, below)
         logits = self._unit.own(predict.predict(copied, Rows(part.tokens, part.labels, pad=assets.pad, device=self._device)))
         if not np.isfinite(logits).all():
-            raise NotFinite("the answers of the teacher's copy on validation are not finite")
+            raise NotFinite("the logits of the teacher's copy on validation are not finite")
         after = tasks.of(assets.task).scores(logits, part.labels)
         return {name: after[name] - before[name] for name in before}

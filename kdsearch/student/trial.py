@@ -21,14 +21,16 @@ from kdsearch.training import predict
 from kdsearch.training.loop import NotFinite, OutOfTime, default_device, fit, groups, mixed
 from kdsearch.training.target_scaling import OWN
 
-LOOKS = tuple(look / 20 for look in range(1, 21))  # shares after which a trial with patience looks at them itself; every rung is one
+EVALUATIONS = tuple(
+    number / 20 for number in range(1, 21)
+)  # fractions of the budget at which a trial with patience is scored; every rung is one
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a trial shows at a rung."""
+    """What a trial reports at a rung."""
 
-    share: float  # of the planned examples
+    share: float  # fraction of the planned examples
     scores: dict[str, float]  # on validation
     seconds: float  # since the trial began
 
@@ -98,22 +100,22 @@ def _failed(cause: str, message: str, begun: float) -> TrialResult:
 
 
 @dataclass(frozen=True)
-class _Look:
-    """A student on its way, seen on validation."""
+class _Snapshot:
+    """A student during training, with its score on validation."""
 
-    share: float  # of the planned examples
+    fraction: float  # of the planned examples
     score: float
     weights: dict[str, Tensor]
-    tuned: dict[str, Tensor] | None  # the teacher's copy beside it, in joint training
+    tuned: dict[str, Tensor] | None  # in joint training, those of the teacher's copy
 
 
 class _Trial:
-    """One trial on its way."""
+    """One running trial."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
-        self.unit = parts.unit  # what the student's answers are in now
-        self.best: _Look | None = None
+        self.unit = parts.unit  # the present unit of the student's predictions
+        self.best: _Snapshot | None = None
 
     def _parameter_groups(self) -> list[dict[str, object]]:
         parts, recipe = self.parts, self.parts.recipe
@@ -125,15 +127,15 @@ class _Trial:
             found += groups(parts.teaching.tuned, recipe.lr * parts.strategy.teacher_tuning().lr_factor, decay)
         return found
 
-    def _step(self, places: np.ndarray, progress: float) -> dict[str, Tensor]:
+    def _step(self, indices: np.ndarray, progress: float) -> dict[str, Tensor]:
         parts = self.parts
-        rows = parts.chosen[places]
+        rows = parts.chosen[indices]
         batch = parts.rows.batch(rows)
         with self._precision():
-            answer = parts.module(batch, parts.student_needs)
+            student = parts.module(batch, parts.student_needs)
         teacher = parts.teaching.outputs(rows, batch)
         # The loss in full precision: differences of near-equal probabilities are lost in bfloat16.
-        return parts.strategy.loss(answer, teacher, batch, parts.extra, progress)
+        return parts.strategy.loss(student, teacher, batch, parts.extra, progress)
 
     def _precision(self) -> torch.autocast:
         device = self.parts.device
@@ -142,25 +144,25 @@ class _Trial:
     def _scores(self) -> tuple[np.ndarray, dict[str, float]]:
         logits = self.unit.own(predict.predict(self.parts.module, self.parts.validation))
         if not np.isfinite(logits).all():
-            raise NotFinite("the student's answers on validation are not finite")
+            raise NotFinite("the student's logits on validation are not finite")
         return logits, self.parts.task.scores(logits, self.parts.assets.validation.labels)
 
-    def _improves(self, share: float, scores: Mapping[str, float]) -> bool:
-        """Whether training is to go on; the weights of the best look are kept."""
+    def _improves(self, fraction: float, scores: Mapping[str, float]) -> bool:
+        """Whether training is to go on; the weights of the best evaluation are kept."""
         score, patience = scores[self.parts.assets.quality], self.parts.recipe.patience
         if self.best is None or score > self.best.score:
-            self.best = self._look(share, score)
+            self.best = self._snapshot(fraction, score)
         assert patience is not None
-        return share - self.best.share < patience - 1e-9
+        return fraction - self.best.fraction < patience - 1e-9
 
-    def _look(self, share: float, score: float) -> _Look:
+    def _snapshot(self, fraction: float, score: float) -> _Snapshot:
         tuned = self.parts.teaching.tuned
-        return _Look(share, score, copied(self.parts.module), None if tuned is None else copied(tuned))
+        return _Snapshot(fraction, score, copied(self.parts.module), None if tuned is None else copied(tuned))
 
-    def _go_back(self, look: _Look) -> None:
-        self.parts.module.load_state_dict(look.weights)
-        if self.parts.teaching.tuned is not None and look.tuned is not None:
-            self.parts.teaching.tuned.load_state_dict(look.tuned)
+    def _go_back(self, snapshot: _Snapshot) -> None:
+        self.parts.module.load_state_dict(snapshot.weights)
+        if self.parts.teaching.tuned is not None and snapshot.tuned is not None:
+            self.parts.teaching.tuned.load_state_dict(snapshot.tuned)
 
     def run(self, report: Callable[[Report], bool | None], begun: float, deadline: float | None) -> TrialResult:
         validation_seconds = 0.0
@@ -171,12 +173,12 @@ class _Trial:
         def on_rung(passed: Sequence[float]) -> bool:
             nonlocal validation_seconds, stopped
             at = time.monotonic()
-            with self._precision():  # what bfloat16 changes is far below a rung's noise, and a look takes half the time
+            with self._precision():  # the error of bfloat16 is far below a rung's noise, and scoring takes half the time
                 _, scores = self._scores()
             validation_seconds += time.monotonic() - at
-            for share in passed:
-                if share in RUNGS and not stopped:
-                    stopped = bool(report(Report(share, scores, time.monotonic() - begun)))
+            for fraction in passed:
+                if fraction in RUNGS and not stopped:
+                    stopped = bool(report(Report(fraction, scores, time.monotonic() - begun)))
             return stopped or (patient and not self._improves(passed[-1], scores))
 
         parameter_groups = self._parameter_groups()
@@ -188,7 +190,7 @@ class _Trial:
             parts.rows.lengths[parts.chosen],
             parts.recipe,
             seed=parts.spec.seed,
-            rungs=LOOKS if patient else RUNGS,
+            rungs=EVALUATIONS if patient else RUNGS,
             on_rung=on_rung,
             deadline=deadline,
         )
@@ -196,9 +198,9 @@ class _Trial:
         at = time.monotonic()
         logits, scores = self._scores()
         if self.best is not None and not stopped:
-            last = self._look(1.0, scores[quality])
+            last = self._snapshot(1.0, scores[quality])
             self._go_back(self.best)
-            best_logits, best_scores = self._scores()  # once more: the look was in the precision of a rung
+            best_logits, best_scores = self._scores()  # once more: the first time was in the precision of a rung
             if best_scores[quality] > last.score:
                 logits, scores = best_logits, best_scores
             else:
@@ -207,7 +209,7 @@ class _Trial:
         if parts.output is not None and not stopped:
             parts.unit.fold(parts.output)
             self.unit = OWN
-            logits, scores = self._scores()  # to the last bit those of what is saved
+            logits, scores = self._scores()  # now exactly those of the saved student
         validation_seconds += time.monotonic() - at
         seconds = {"total": time.monotonic() - begun, "training": training_seconds, "validation": validation_seconds}
         if stopped:

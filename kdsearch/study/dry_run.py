@@ -169,7 +169,7 @@ def _forward(model: nn.Module, batch: Batch) -> None:
 def _student_step(family: Family, info: ModelInfo, batch: Batch) -> float:
     """Seconds of a training step of a student, with random weights."""
     student = family.build(info)
-    batch = replace(batch, ids=batch.ids % family.info(info).vocab)  # any pieces that a pruned vocabulary has: the time is the same
+    batch = replace(batch, ids=batch.ids % family.info(info).vocab)  # any subwords that a pruned vocabulary has: the time is the same
     optimiser = torch.optim.AdamW(groups(student, 1e-4, 0.01), fused=True)
 
     def step() -> None:

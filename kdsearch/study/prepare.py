@@ -35,7 +35,7 @@ def inspect(study: StudyConfig) -> Known:
     """Check everything that needs no computing.
 
     Raises:
-        InputError: the data, the teacher's files, a plugin or a knob is wrong.
+        InputError: the data, the teacher's files, a plugin or a hyperparameter is wrong.
         EnvironmentProblem: an extra is not installed.
     """
     loaded = registry.load(study.space.families, study.space.strategies, study.plugins)
@@ -50,12 +50,12 @@ def inspect(study: StudyConfig) -> Known:
         tables["unlabelled"] = rows.unlabelled
     train_set = {name: tokenise(table, plan.tokenizer, length) for name, table in tables.items()}
     others = ensemble.inspect(study, rows, tables)
-    pieces, minimum = vocabulary.order(plan.tokenizer, list(train_set.values()))
-    info = replace(plan.info, vocabularies=vocabulary.sizes(pieces, minimum), teachers=len(study.teachers))
+    subwords, minimum = vocabulary.order(plan.tokenizer, list(train_set.values()))
+    info = replace(plan.info, vocabularies=vocabulary.sizes(subwords, minimum), teachers=len(study.teachers))
     explored = explore(study, loaded, info, price=lambda family: cost.price(family, info, length))
     validation = tokenise(rows.validation, plan.tokenizer, length)
     like = survey(rows, plan.tokenizer, train_set["train"], length)
-    return Known(study, loaded, rows, like, plan, tables, train_set, validation, pieces, info, explored, others)
+    return Known(study, loaded, rows, like, plan, tables, train_set, validation, subwords, info, explored, others)
 
 
 def _refuse_without_several(study: StudyConfig, loaded: Plugins) -> None:
@@ -113,7 +113,7 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
     study, rows = known.config, known.data
     judged = scored_needs(known)
     teachers = ensemble.resolve_all(study, rows, [known.plan, *(other.plan for other in known.others)], progress, needs=judged)
-    found, told = teachers[0], ensemble.numbered(progress, 0, len(teachers))
+    found, main = teachers[0], ensemble.numbered(progress, 0, len(teachers))
     length = study.data.max_length
     tables, texts = dict(known.tables), dict(known.train_set)
     if study.data.augment:
@@ -125,9 +125,9 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
     whole, labelled = planned(known, texts)
     needs = {name: whole.cached + labelled.cached[1:] if name == "train" else whole.cached for name in texts}  # [0]: the logits
     train_set = {
-        name: signal_cache.signals(found, tokens, needs[name], told, max_length=length, fast=True) for name, tokens in texts.items()
+        name: signal_cache.signals(found, tokens, needs[name], main, max_length=length, fast=True) for name, tokens in texts.items()
     }
-    scored = signal_cache.signals(found, known.validation, judged, told, max_length=length)
+    scored = signal_cache.signals(found, known.validation, judged, main, max_length=length)
     notes = [note for one in teachers for note in one.notes]
     if (made := len(texts.get("augmented", ()))) < (asked_for := study.data.augment * len(rows.train)) / 2:
         notes.append(f"data.augment made {made:,} of {asked_for:,} variants: short texts, and words without neighbours, vary little")
@@ -156,8 +156,8 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
         plugins=known.plugins.shipped(),
     )
     if known.others:
-        assets, heard, advice = _with_others(assets, known, teachers, tables, progress)
-        passes += heard
+        assets, others, advice = _with_others(assets, known, teachers, tables, progress)
+        passes += others
         notes += advice
     for each in passes:
         notes += each.notes
@@ -170,24 +170,24 @@ def prepare(known: Known, progress: Progress | None = None) -> Prepared:
 def _with_others(
     assets: Assets, known: Known, teachers: tuple[Teacher, ...], tables: Mapping[str, Table], progress: Progress | None
 ) -> tuple[Assets, list[Stored], list[str]]:
-    """Put the mean of all teachers' answers in the place of the main one's logits.
+    """Replace the main teacher's logits by the mean of all teachers.
 
     Returns:
-        the assets; what the others said, part by part; and notes for the user.
+        the assets; the other teachers' signals, part by part; and notes for the user.
     """
     study, length = known.config, known.config.data.max_length
     train_set, validation = [assets.train_set.signals[LOGITS]], [assets.validation.signals[LOGITS]]
-    heard = []
-    for place, (one, other) in enumerate(zip(teachers[1:], known.others, strict=True), start=1):
+    passes = []
+    for index, (one, other) in enumerate(zip(teachers[1:], known.others, strict=True), start=1):
         texts = list(other.train_set.values())
         if "augmented" in tables:
             spelt = ensemble.respelt(tables["augmented"], teachers[0].tokenizer, one.tokenizer)
             texts.append(tokenise(spelt, one.tokenizer, length))
-        told = ensemble.numbered(progress, place, len(teachers))
-        said = [signal_cache.signals(one, tokens, [LOGITS], told, max_length=length, fast=True) for tokens in texts]
-        said.append(signal_cache.signals(one, other.validation, [LOGITS], told, max_length=length))
-        heard += said
-        *of_train_set, of_validation = (each.logits for each in said)
+        own = ensemble.numbered(progress, index, len(teachers))
+        made = [signal_cache.signals(one, tokens, [LOGITS], own, max_length=length, fast=True) for tokens in texts]
+        made.append(signal_cache.signals(one, other.validation, [LOGITS], own, max_length=length))
+        passes += made
+        *of_train_set, of_validation = (each.logits for each in made)
         train_set.append(np.concatenate(of_train_set))
         validation.append(of_validation)
     asked = any(known.plugins.strategies[name].each_teacher for name in study.space.strategies)
@@ -200,16 +200,16 @@ def _with_others(
         validation=_with_logits(assets.validation, validation, study.task),
         several=several,
     )
-    return found, heard, [] if advice is None else [advice]
+    return found, passes, [] if advice is None else [advice]
 
 
-def _with_logits(part: Part, said: list[np.ndarray], task: str) -> Part:
-    """A part with the mean of what several teachers said of it. said: (N, C) each."""
-    return replace(part, signals={**part.signals, LOGITS: ensemble.mean(said, task)})
+def _with_logits(part: Part, logits: list[np.ndarray], task: str) -> Part:
+    """A part with the mean of several teachers' logits, (N, C) each."""
+    return replace(part, signals={**part.signals, LOGITS: ensemble.mean(logits, task)})
 
 
 def _joined(parts: list[Part]) -> Part:
-    """Parts end to end, the training rows first; what those alone have stays as it is, so that its columns stay on the disk."""
+    """Parts end to end, the labelled rows first. Signals that only those have are kept unchanged, so that their columns stay on disk."""
     if len(parts) == 1:
         return parts[0]
     first, *others = parts
@@ -223,15 +223,15 @@ def _joined(parts: list[Part]) -> Part:
 def _vocabularies(known: Known, found: Teacher, tables: Mapping[str, Table]) -> dict[int, Vocabulary]:
     """The pruned vocabularies that candidates have, with the study's texts in each."""
     asked = {candidate.family.info(known.info).vocab for candidate in known.exploration.candidates} & set(known.info.vocabularies)
-    if len(asked) > 1:  # the knob is free: the search may ask for a size that few draws have
+    if len(asked) > 1:  # the size is searched, and the search may propose one that few draws have
         asked = set(known.info.vocabularies)
     length = known.config.data.max_length
     made = {}
     for size in sorted(asked):
-        pieces = vocabulary.numbered(found.tokenizer_files, known.pieces[:size])
-        files = vocabulary.pruned_files(found.tokenizer_files, pieces)
+        subwords = vocabulary.numbered(found.tokenizer_files, known.subwords[:size])
+        files = vocabulary.pruned_files(found.tokenizer_files, subwords)
         tokenizer = vocabulary.load(files, found.tokenizer)
         train_set = joined([tokenise(table, tokenizer, length) for table in tables.values()])
         validation = tokenise(known.data.validation, tokenizer, length)
-        made[size] = Vocabulary(pieces, files, tokenizer.pad_token_id or 0, train_set, validation)
+        made[size] = Vocabulary(subwords, files, tokenizer.pad_token_id or 0, train_set, validation)
     return made

@@ -1,4 +1,4 @@
-"""A study before and after it is prepared: what its files alone tell, and all that its trials need."""
+"""A study before and after it is prepared: what is known from its files alone, and all that its trials need."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kdsearch.teacher.resolve import Teacher
 
 @dataclass(frozen=True)
 class Known:
-    """What files alone tell; nothing has been computed yet."""
+    """What is known from files alone; nothing has been computed yet."""
 
     config: StudyConfig
     plugins: Plugins
@@ -32,9 +32,9 @@ class Known:
     survey: Survey  # what these rows are like
     plan: resolve.Plan
     tables: dict[str, Table]  # what students learn from, by name: train, unlabelled, augmented
-    train_set: dict[str, Tokens]  # the same in the teacher's pieces
+    train_set: dict[str, Tokens]  # the same in the teacher's subwords
     validation: Tokens
-    pieces: np.ndarray  # the teacher's ids in the order in which pruned vocabularies keep them
+    subwords: np.ndarray  # the teacher's ids in the order in which pruned vocabularies keep them
     info: ModelInfo  # the teacher's, with the vocabularies that students may have
     exploration: Exploration
     others: tuple[Other, ...] = ()  # the teachers beside the main one, which all of the above is about
@@ -46,7 +46,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that trials need, and what is told of where it came from."""
+    """All that trials need, and where it came from."""
 
     known: Known
     teachers: tuple[Teacher, ...]  # the main one first
@@ -62,14 +62,13 @@ class Prepared:
         return self.teachers[0]
 
     def taught(self, table: Table, progress: Progress | None = None) -> np.ndarray:
-        """(N, C) what students are held against on any rows: the teacher's logits, those of the mean where there are several."""
+        """(N, C) the logits that students are compared with on any rows: the teacher's, or those of the mean of several."""
         length = self.known.config.data.max_length
-        said = []
-        for place, one in enumerate(self.teachers):
-            told = ensemble.numbered(progress, place, len(self.teachers))
-            tokens = tokenise(table, one.tokenizer, length)
-            said.append(signal_cache.signals(one, tokens, [LOGITS], told, max_length=length).logits)
-        return ensemble.mean(said, self.known.config.task)
+        logits = []
+        for index, one in enumerate(self.teachers):
+            tokens, own = tokenise(table, one.tokenizer, length), ensemble.numbered(progress, index, len(self.teachers))
+            logits.append(signal_cache.signals(one, tokens, [LOGITS], own, max_length=length).logits)
+        return ensemble.mean(logits, self.known.config.task)
 
     @property
     def object_bytes(self) -> int:
