@@ -18,7 +18,8 @@ from scipy.optimize import minimize
 from kdsearch.space.knobs import Knob
 
 ROWS = 256  # observations that are used at most, so that the price of a proposal is bounded
-STEPS = 20  # of the search for the length scales, which starts from the last ones
+STEPS = 20  # of each search for the length scales: from the last ones, from the prior, and from
+SHORT = -0.5  # where all of them are short; the posterior has several maxima, and one of them takes everything for noise
 NOISE = 0.1  # of a single observation, in standard deviations, where the data do not say otherwise
 JITTER = 1e-6
 BOUND = 7.0  # of the logarithms of length scales, amplitude and noise
@@ -86,16 +87,20 @@ class Surrogate:
             self._log = np.array([*[self._prior] * count, 0.0, math.log(NOISE)])
         if fresh or len(found) >= self._known * self._growth:
             squares = np.stack([_squares(features[:, self._groups == group], features[:, self._groups == group]) for group in range(count)])
-            bounds = [(-BOUND, BOUND)] * len(self._log)
-            self._log = minimize(
-                self._loss, self._log, (squares,), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS}
-            ).x
+            plain = [0.0, math.log(NOISE)]
+            starts = [self._log, np.array([*[self._prior] * count, *plain]), np.array([*[SHORT] * count, *plain])]
+            self._log = min((self._climbed(start, squares) for start in starts), key=lambda log: self._loss(log, squares)[0])
             self._known = len(found)
         self._scaled = features / np.exp(self._log[self._groups])
         kernel = self._kernel(self._scaled)
         kernel[np.diag_indices_from(kernel)] += math.exp(2 * self._log[-1]) + JITTER
         self._factor = cho_factor(kernel, lower=True)
         self._weights = cho_solve(self._factor, self._target)
+
+    def _climbed(self, start: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        bounds = [(-BOUND, BOUND)] * len(start)
+        found = minimize(self._loss, start, (squares,), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
+        return np.asarray(found.x)
 
     def predict(self, asked: Sequence[Asked]) -> tuple[np.ndarray, np.ndarray]:
         """(N,) means and (N,) deviations, without the noise of a single observation."""

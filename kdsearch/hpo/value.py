@@ -191,7 +191,8 @@ class ValueSampler(optuna.samplers.BaseSampler):
             self._delay.learn(asked, delays, self._declared)
 
     def _improvement(self, trials: Sequence[FrozenTrial], done: Sequence[FrozenTrial], drafts: Sequence[Draft]) -> np.ndarray:
-        """Expected hypervolume improvement of each draft; trials that still run count as if they ended at the mean that is expected."""
+        """Expected hypervolume improvement of each draft, over the front of expected scores: of what is finished too, for the best of many noisy
+        scores flatters, and nothing would improve on it; and of what still runs."""
         asked: list[Asked] = [(trial.params, trial.values[1], 1.0) for trial in done]
         scores = [trial.values[0] for trial in done]
         running = []
@@ -211,14 +212,14 @@ class ValueSampler(optuna.samplers.BaseSampler):
         middle, high = np.quantile(scores, (0.5, 0.9))
         useless = max(floor, middle - TAIL * max(high - middle, 1e-9))
         self._score.learn(asked, [max(score, useless) for score in scores], self._declared)
-        mean, deviation = self._score.predict([(draft.knobs, draft.cost, 1.0) for draft in (*running, *drafts)])
-        points = [(float(trial.values[1]), float(trial.values[0])) for trial in done]
-        points += [(draft.cost, float(score)) for draft, score in zip(running, mean, strict=False)]
+        standing: list[Asked] = [*asked[: len(done)], *((draft.knobs, draft.cost, 1.0) for draft in running)]
+        mean, deviation = self._score.predict([*standing, *((draft.knobs, draft.cost, 1.0) for draft in drafts)])
+        points = [(cost, float(score)) for (_, cost, _), score in zip(standing, mean, strict=False)]
         costs = np.array([draft.cost for draft in drafts])
         ceiling = self._ceiling
         if ceiling is None:
             ceiling = float(np.max([*costs, *(cost for cost, _ in points)])) + 1e-3
-        at = len(running)
+        at = len(standing)
         return expected_improvement(points, costs, mean[at:], deviation[at:], floor, ceiling)
 
 
