@@ -16,7 +16,7 @@ from test_sampler import PLUGINS, TEACHER, finish, sampler, start, study
 from kdsearch.api import Need, Signal
 from kdsearch.hpo.sampler import OPENINGS
 from kdsearch.hpo.surrogate import Surrogate
-from kdsearch.hpo.value import FRACTION, SCORE, SECONDS, STARTUP, Draft, ValueSampler, expected_improvement
+from kdsearch.hpo.value import FRACTION, ROWS, SCORE, SECONDS, STARTUP, Draft, ValueSampler, expected_improvement
 from kdsearch.registry import registry
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import State
@@ -54,7 +54,7 @@ def test_the_surrogate_tells_options_apart_and_learns_nothing_of_a_hyperparamete
     places = np.linspace(0, 1, 9)
     known = asked([(x, "bag", 1.0) for x in places] + [(0.0, "net", 1.0)] * 3)
     model = Surrogate(1.1)
-    model.learn(known, [*np.sin(3 * places), 5.0, 5.0, 5.0], KNOBS)
+    model.learn(known, [*np.sin(3 * places), 5.0, 5.0, 5.0], KNOBS, len(known))
     mean, deviation = model.predict(asked([(0.55, "bag", 1.0), (0.0, "net", 1.0)]))
     assert mean[0] == pytest.approx(math.sin(1.65), abs=0.15)
     assert mean[1] == pytest.approx(5.0, abs=0.2)
@@ -66,7 +66,7 @@ def test_scores_on_the_way_teach_the_surrogate_how_trials_end() -> None:
     places = np.linspace(0, 1, 8)
     rows = [(x, "bag", fraction) for x in places for fraction in (0.5, 1.0)] + [(0.45, "bag", 0.5)]
     model = Surrogate(1.1)
-    model.learn(asked(rows), [0.6 + 0.4 * (fraction - 0.5) for _, _, fraction in rows], KNOBS)
+    model.learn(asked(rows), [0.6 + 0.4 * (fraction - 0.5) for _, _, fraction in rows], KNOBS, len(rows))
     assert model.predict(asked([(0.45, "bag", 1.0)]))[0][0] == pytest.approx(0.8, abs=0.04)
 
 
@@ -74,7 +74,7 @@ def test_the_surrogates_gradient_is_that_of_its_loss() -> None:
     model = Surrogate(1.1)
     rng = np.random.default_rng(0)
     known = asked([(float(x), "bag" if x < 0.7 else "net", 1.0) for x in rng.random(12)])
-    model.learn(known, list(rng.normal(size=12)), KNOBS)
+    model.learn(known, list(rng.normal(size=12)), KNOBS, 12)
     features = model._features(known)
     squares = np.stack([((features[:, None, group] - features[None, :, group]) ** 2).sum(-1) for group in ([0, 1], [2, 3, 4], [5], [6])])
     at = rng.normal(0.0, 0.3, 6)
@@ -255,3 +255,15 @@ def test_joint_training_pays_for_the_copys_tuned_layers_on_labelled_rows_and_for
     one_pass = 1000 * candidate.spec.epochs * workload(teacher=teacher).teacher_flops / TEACHER_FLOPS
     assert live - cached == pytest.approx(one_pass * 2 / 4)
     assert cached > one_pass * 3 * 2 / 4
+
+
+def test_of_many_trials_it_learns_from_a_bounded_part_that_holds_the_front_and_the_last() -> None:
+    made = ValueSampler(planted, seed=0)
+    run = play(optuna.samplers.RandomSampler(seed=0), 3 * ROWS)
+    seen = [each for trial in run.get_trials() if (each := made._see(trial)) is not None]
+    used = made._used(seen)
+    assert len(used) == ROWS
+    points = [(each.draft.cost, each.score) for each in seen]
+    best = [(cost, score) for cost, score in points if not any(other[0] <= cost and other[1] > score for other in points)]
+    assert set(best) <= {(each.draft.cost, each.score) for each in used}
+    assert {each.key for each in seen[-ROWS // 4 :]} <= {each.key for each in used}

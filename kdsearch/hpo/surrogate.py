@@ -17,7 +17,6 @@ from scipy.optimize import minimize
 
 from kdsearch.space.knobs import Knob
 
-ROWS = 256  # observations that are used at most, so that the price of a proposal is bounded
 STEPS = 20  # of each search for the length scales: from the last ones, from the prior, and from
 SHORT = -0.5  # where all of them are short; the posterior has several maxima, and one of them takes everything for noise
 NOISE = 0.1  # of a single observation, in standard deviations, where the data do not say otherwise
@@ -64,14 +63,15 @@ class Surrogate:
     def knows_something(self) -> bool:
         return len(self._log) > 0
 
-    def learn(self, asked: Sequence[Asked], found: Sequence[float], declared: Mapping[str, Knob]) -> None:
-        """asked, found: all that is known; of more than ROWS a part is used, the best and the last first. declared: every hyperparameter."""
+    def learn(self, asked: Sequence[Asked], found: Sequence[float], declared: Mapping[str, Knob], known: int) -> None:
+        """Learn anew; it takes some milliseconds for a hundred observations, and grows with their third power.
+
+        Args:
+            asked, found: observations, not all alike.
+            declared: every hyperparameter among them.
+            known: how many observations there are, of which these may be a part.
+        """
         target = np.asarray(found, dtype=float)
-        if len(target) > ROWS:
-            taken = np.union1d(np.argsort(-target)[: ROWS // 4], np.arange(len(target) - ROWS // 4, len(target)))
-            others = np.setdiff1d(np.arange(len(target)), taken)
-            rows = np.union1d(taken, np.random.default_rng(len(target)).choice(others, ROWS - len(taken), replace=False))
-            asked, target = [asked[row] for row in rows], target[rows]
         inputs = [_Input(declared[name]) for name in sorted({name for knobs, *_ in asked for name in knobs})]
         costs = np.array([cost for _, cost, _ in asked])
         self._cost = costs.min(), max(float(np.ptp(costs)), 1e-9)
@@ -85,12 +85,12 @@ class Surrogate:
         self._prior = math.sqrt(2) + 0.5 * math.log(count) - 1.0
         if fresh:
             self._log = np.array([*[self._prior] * count, 0.0, math.log(NOISE)])
-        if fresh or len(found) >= self._known * self._growth:
+        if fresh or known >= self._known * self._growth:
             squares = np.stack([_squares(features[:, self._groups == group], features[:, self._groups == group]) for group in range(count)])
             plain = [0.0, math.log(NOISE)]
             starts = [self._log, np.array([*[self._prior] * count, *plain]), np.array([*[SHORT] * count, *plain])]
             self._log = min((self._climbed(start, squares) for start in starts), key=lambda log: self._loss(log, squares)[0])
-            self._known = len(found)
+            self._known = known
         self._scaled = features / np.exp(self._log[self._groups])
         kernel = self._kernel(self._scaled)
         kernel[np.diag_indices_from(kernel)] += math.exp(2 * self._log[-1]) + JITTER

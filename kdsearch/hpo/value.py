@@ -32,6 +32,7 @@ RANDOM = 0.1  # of the proposals do not ask the surrogate: what it holds to be h
 STEP = 0.15  # of a range: how far a number moves from a parent's
 MOVED = 0.3  # of a parent's values are others
 TAIL = 3.0  # scores further below the median than this many times the span from it to the best tenth are all alike: useless
+ROWS = 256  # trials that the surrogates learn from at most, so that a proposal's price is bounded: half of them next to the front
 AGAIN = 1.1  # the surrogates learn again once this many times as much is known
 
 # user attributes of an Optuna trial, by which whoever runs it says more than a final score
@@ -46,6 +47,27 @@ class Draft:
     knobs: Mapping[str, Any]
     cost: float  # the exact second objective, smaller is better: log10 of parameters
     seconds: float  # expected of its training before anything was measured; the proportions matter
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A trial as the surrogates read it."""
+
+    key: str
+    draft: Draft
+    done: bool
+    running: bool
+    fraction: float = 0.0  # of the budget, at which
+    score: float = math.nan  # it had this one,
+    seconds: float = 0.0  # after so long
+
+    @property
+    def asked(self) -> Asked:
+        return self.draft.knobs, self.draft.cost, self.fraction
+
+    @property
+    def at_end(self) -> Asked:
+        return self.draft.knobs, self.draft.cost, 1.0
 
 
 class Near(RandomDraw):
@@ -100,12 +122,13 @@ class ValueSampler(optuna.samplers.BaseSampler):
         self._random = optuna.samplers.RandomSampler(seed=int(self._rng.integers(2**31)))
         self._declared: dict[str, Knob] = {}
         self._pool: dict[str, Draft] = {}
-        self._drafts: dict[int, Draft | None] = {}  # of trials, by number
+        self._chosen: dict[int, Draft | None] = {}  # number of a trial -> what was proposed
+        self._ended: dict[int, _Seen | None] = {}  # number of a finished trial -> what is to be learnt of it
         self._score, self._delay = Surrogate(AGAIN), Surrogate(AGAIN)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         if "fixed_params" not in trial.system_attrs:
-            self._drafts[trial.number] = self._choose(study.get_trials(deepcopy=False))
+            self._chosen[trial.number] = self._choose(study.get_trials(deepcopy=False))
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {}
@@ -114,7 +137,7 @@ class ValueSampler(optuna.samplers.BaseSampler):
         return {}
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
-        draft = self._drafts.get(trial.number)
+        draft = self._chosen.get(trial.number)
         if draft is not None and param_name in draft.knobs:
             value = draft.knobs[param_name]
             if param_distribution._contains(param_distribution.to_internal_repr(value)):
@@ -130,11 +153,13 @@ class ValueSampler(optuna.samplers.BaseSampler):
         return np.asarray(prior * np.exp(mean))
 
     def _choose(self, trials: Sequence[FrozenTrial]) -> Draft | None:
-        done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-        self._draw(done, {canonical(dict(trial.params)) for trial in trials if trial.params})
+        seen = [each for trial in trials if (each := self._see(trial)) is not None]
+        done = [each for each in seen if each.done]
+        self._draw(done, {each.key for each in seen})
         if not self._pool:
             return None
-        self._learn_delay(trials)
+        used = self._used(seen)
+        self._learn_delay(used, len(seen))
         drafts = list(self._pool.values())
         seconds = self.expected_seconds(drafts)
         if seconds.min() > self.remaining:
@@ -142,13 +167,51 @@ class ValueSampler(optuna.samplers.BaseSampler):
         drafts = [draft for draft, needed in zip(drafts, seconds, strict=True) if needed <= self.remaining]
         seconds = seconds[seconds <= self.remaining]
         if len(done) < STARTUP or self._rng.random() < RANDOM:
-            tried = Counter(self._arm(trial.params) for trial in trials)
+            tried = Counter(self._arm(each.draft.knobs) for each in seen)
             weights = np.array([1.0 / (1 + tried[self._arm(draft.knobs)]) ** 2 for draft in drafts]) / seconds
             return self._take(drafts[int(self._rng.choice(len(drafts), p=weights / weights.sum()))])
-        value = self._improvement(trials, done, drafts) / seconds
+        value = self._improvement(used, len(seen), drafts) / seconds
         order = np.argsort(-value, kind="stable")
         self._pool = {canonical(dict(drafts[place].knobs)): drafts[place] for place in order[:POOL]}
         return self._take(drafts[int(order[0])])
+
+    def _see(self, trial: FrozenTrial) -> _Seen | None:
+        """None: nothing is to be learnt of it."""
+        if trial.number in self._ended:
+            return self._ended[trial.number]
+        done, running = trial.state is TrialState.COMPLETE, trial.state is TrialState.RUNNING
+        draft = self._chosen.get(trial.number)
+        if draft is None and trial.params:
+            draft = self._describe(Near(self._rng, trial.params, 0.0, self._declared))
+        seen = None
+        if draft is not None and trial.params:
+            cost = float(trial.values[1]) if done else draft.cost
+            said = trial.user_attrs
+            fraction, score = (1.0, float(trial.values[0])) if done else (float(said.get(FRACTION, 0.0)), float(said.get(SCORE, math.nan)))
+            draft = Draft(dict(trial.params), cost, draft.seconds)
+            seen = _Seen(canonical(dict(trial.params)), draft, done, running, fraction, score, float(said.get(SECONDS, 0.0)))
+        if trial.state.is_finished():
+            self._ended[trial.number] = seen
+            self._chosen.pop(trial.number, None)
+        return seen
+
+    def _used(self, seen: Sequence[_Seen]) -> list[_Seen]:
+        """At most ROWS of them, and those that run: half next to the front, a quarter the last ones, the others by chance."""
+        if len(seen) <= ROWS:
+            return list(seen)
+        rows = np.array([place for place, each in enumerate(seen) if each.fraction > 0 and math.isfinite(each.score)])
+        costs, scores = np.array([seen[row].draft.cost for row in rows]), np.array([seen[row].score for row in rows])
+        order = np.lexsort((-scores, costs))
+        taken: list[int] = []
+        while len(taken) < ROWS // 2 and len(order):  # layer by layer: the front, what would be the front without it, and so on
+            before = np.concatenate([[-np.inf], np.maximum.accumulate(scores[order])[:-1]])
+            layer = scores[order] > before
+            taken += list(rows[order[layer]])
+            order = order[~layer]
+        chosen = {*taken[: ROWS // 2], *rows[-ROWS // 4 :], *(place for place, each in enumerate(seen) if each.running)}
+        others = [row for row in rows if row not in chosen]
+        chosen |= set(np.random.default_rng(len(seen)).choice(others, min(len(others), max(0, ROWS - len(chosen))), replace=False))
+        return [seen[place] for place in sorted(chosen)]
 
     def _arm(self, knobs: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(knobs.get(name) for name in self._arms)
@@ -157,9 +220,9 @@ class ValueSampler(optuna.samplers.BaseSampler):
         del self._pool[canonical(dict(draft.knobs))]
         return draft
 
-    def _draw(self, done: Sequence[FrozenTrial], seen: set[str]) -> None:
+    def _draw(self, done: Sequence[_Seen], seen: set[str]) -> None:
         self._pool = {key: draft for key, draft in self._pool.items() if key not in seen}
-        parents = [trial.params for trial in _front(done)]
+        parents = [each.draft.knobs for each in _front(done)]
         for place in range(FRESH):
             parent = parents[int(self._rng.integers(len(parents)))] if parents and place % 2 else {}
             draft = self._describe(Near(self._rng, parent, MOVED, self._declared))
@@ -168,51 +231,23 @@ class ValueSampler(optuna.samplers.BaseSampler):
                 if key not in seen:
                     self._pool.setdefault(key, draft)
 
-    def _draft(self, trial: FrozenTrial) -> Draft | None:
-        """What a trial was when it was proposed; None for what cannot be trained."""
-        if trial.number not in self._drafts:
-            self._drafts[trial.number] = self._describe(Near(self._rng, trial.params, 0.0, self._declared)) if trial.params else None
-        return self._drafts[trial.number]
-
-    def _learn_delay(self, trials: Sequence[FrozenTrial]) -> None:
+    def _learn_delay(self, used: Sequence[_Seen], known: int) -> None:
         """By which factor trials took longer than their FLOPs say, as a logarithm."""
-        asked: list[Asked] = []
-        delays = []
-        for trial in trials:
-            paid = float(trial.user_attrs.get(SECONDS, 0.0))
-            draft = self._draft(trial) if paid else None
-            if draft is None:
-                continue
-            fraction = 1.0 if trial.state is TrialState.COMPLETE else float(trial.user_attrs.get(FRACTION, 0.0))
-            if fraction > 0.0:
-                asked.append((trial.params, draft.cost, 1.0))
-                delays.append(math.log(max(paid, 1e-3) / fraction / draft.seconds))
-        if len(delays) >= 2:
-            self._delay.learn(asked, delays, self._declared)
+        paid = [each for each in used if each.seconds > 0 and each.fraction > 0]
+        if len(paid) >= 2:
+            delays = [math.log(each.seconds / each.fraction / each.draft.seconds) for each in paid]
+            self._delay.learn([each.at_end for each in paid], delays, self._declared, known)
 
-    def _improvement(self, trials: Sequence[FrozenTrial], done: Sequence[FrozenTrial], drafts: Sequence[Draft]) -> np.ndarray:
+    def _improvement(self, used: Sequence[_Seen], known: int, drafts: Sequence[Draft]) -> np.ndarray:
         """Expected hypervolume improvement of each draft, over the front of expected scores: of what is finished too, for the best of many noisy
         scores flatters, and nothing would improve on it; and of what still runs."""
-        asked: list[Asked] = [(trial.params, trial.values[1], 1.0) for trial in done]
-        scores = [trial.values[0] for trial in done]
-        running = []
-        for trial in trials:
-            if trial.state is TrialState.COMPLETE or not trial.params:
-                continue
-            fraction, score = trial.user_attrs.get(FRACTION), trial.user_attrs.get(SCORE)
-            draft = self._draft(trial) if fraction or trial.state is TrialState.RUNNING else None
-            if draft is None:
-                continue
-            if fraction and score is not None and math.isfinite(score):
-                asked.append((trial.params, draft.cost, fraction))
-                scores.append(score)
-            if trial.state is TrialState.RUNNING:
-                running.append(draft)
-        floor = min(trial.values[0] for trial in done) if self._floor is None else self._floor
+        scored = [each for each in used if each.fraction > 0 and math.isfinite(each.score)]
+        scores = [each.score for each in scored]
+        floor = min(each.score for each in scored if each.done) if self._floor is None else self._floor
         middle, high = np.quantile(scores, (0.5, 0.9))
         useless = max(floor, middle - TAIL * max(high - middle, 1e-9))
-        self._score.learn(asked, [max(score, useless) for score in scores], self._declared)
-        standing: list[Asked] = [*asked[: len(done)], *((draft.knobs, draft.cost, 1.0) for draft in running)]
+        self._score.learn([each.asked for each in scored], [max(score, useless) for score in scores], self._declared, known)
+        standing = [each.at_end for each in used if each.done or each.running]
         mean, deviation = self._score.predict([*standing, *((draft.knobs, draft.cost, 1.0) for draft in drafts)])
         points = [(cost, float(score)) for (_, cost, _), score in zip(standing, mean, strict=False)]
         costs = np.array([draft.cost for draft in drafts])
@@ -223,11 +258,11 @@ class ValueSampler(optuna.samplers.BaseSampler):
         return expected_improvement(points, costs, mean[at:], deviation[at:], floor, ceiling)
 
 
-def _front(done: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    front: list[FrozenTrial] = []
-    for trial in sorted(done, key=lambda trial: (trial.values[1], -trial.values[0])):
-        if not front or trial.values[0] > front[-1].values[0]:
-            front.append(trial)
+def _front(done: Iterable[_Seen]) -> list[_Seen]:
+    front: list[_Seen] = []
+    for each in sorted(done, key=lambda each: (each.draft.cost, -each.score)):
+        if not front or each.score > front[-1].score:
+            front.append(each)
     return front
 
 
