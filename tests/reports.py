@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from kdsearch.io import files
 from kdsearch.results.ledger import Ledger
 
 TEACHER = {"params": 20_000_000, "bytes": 80_000_000, "flops": 1_000_000_000, "source": "teacher.preset: minilm", "fingerprint": "ab" * 16}
@@ -218,6 +219,6 @@ def large(folder: Path, trials: int) -> Path:
 def _unsynced(ledger: Ledger) -> Any:
     def append(record: Mapping[str, Any]) -> None:
         stream = ledger._log._stream
-        stream.write((json.dumps(record) + "\n").encode())
+        stream.write(files._line(record) + b"\n")
 
     return append

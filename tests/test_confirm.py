@@ -50,7 +50,7 @@ from kdsearch.study.verify import verify
 def record(number: int, score: float, params: int, **spec: Any) -> TrialRecord:
     whole = {"family": "transformer", "family_config": {"layers": 1}, "strategy": "logit", "strategy_config": {"alpha": 0.5}}
     whole |= {"training": {"lr": 0.01}, "epochs": 2.0, "seed": 7} | spec
-    return TrialRecord(number, f"h{number}", whole, {}, params, 4 * params, 9, State.COMPLETE, scores={"accuracy": score})
+    return TrialRecord(number, f"h{number}", whole, {}, params, 4 * params, 9, state=State.COMPLETE, scores={"accuracy": score})
 
 
 def state_of(*trials: TrialRecord) -> StudyState:

@@ -174,3 +174,59 @@ def test_a_confirmed_student_is_verified_as_well_and_its_digests_stay_in_the_led
     assert [line.partition(":")[0] for line in failures(study)] == ["student 0-confirmed"]
     with pytest.raises(StateError, match=r"0-confirmed/model\.safetensors"):
         picked(study, tmp_path / "out")
+
+
+def resumed(study: Path) -> StateError:
+    """The refusal that a search of the study ends in, having changed nothing."""
+    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file() and path.name != files.LOCK}
+    with pytest.raises(StateError) as refusal:
+        kdsearch.search(StudyFolder(study).config(), out=study.parent)
+    assert {path: path.read_bytes() for path in study.rglob("*") if path.is_file() and path.name != files.LOCK} == before
+    assert (refusal.value.exit_code, len(str(refusal.value).splitlines())) == (3, 1)
+    return refusal.value
+
+
+def test_every_flipped_bit_of_a_ledger_is_told_with_its_line(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        ledger.begin(name="toy")
+        ledger.session(pid=1)
+    path, whole = tmp_path / "ledger.jsonl", (tmp_path / "ledger.jsonl").read_bytes()
+    assert json.loads(whole.splitlines()[0])["crc"] == files.zlib.crc32(whole.splitlines()[0].split(b',"crc"')[0] + b"}")
+    for place in range(len(whole)):
+        line = whole[:place].count(b"\n") + 1
+        for bit in range(8):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+            with pytest.raises(StateError, match=f"line {line}: damaged"):
+                files.read_log(path)
+
+
+def test_lines_of_an_earlier_version_have_no_crc_and_those_after_them_have(study: Path) -> None:
+    without_digests(study)
+    with Ledger(study) as ledger:
+        ledger.session()
+    path = study / "ledger.jsonl"
+    assert [b'"crc"' in line for line in path.read_bytes().splitlines()] == [False, False, False, True]
+    assert len(files.read_log(path)) == 4
+    path.write_bytes(path.read_bytes() + b'{"event":"session"}\n')
+    with pytest.raises(StateError, match="line 5: damaged"):
+        files.read_log(path)
+
+
+@pytest.mark.parametrize("kept", ["front.json", "students", "confirmation"])
+@pytest.mark.parametrize("left", [None, b"", b"garbage", b"\x00" * 99, b"a line\n", 2])
+def test_a_ledger_that_knows_less_than_the_folder_is_refused(study: Path, left: bytes | int | None, kept: str) -> None:
+    path, lines = study / "ledger.jsonl", (study / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    if isinstance(left, bytes):
+        path.write_bytes(left)
+    elif left is None:
+        path.unlink()
+    else:
+        path.write_bytes(b"".join(lines[: 2 if kept == "front.json" else 1]))
+    if kept != "front.json":
+        (study / "front.json").unlink()
+    if kept == "confirmation":
+        shutil.rmtree(study / "students")
+        (study / kept / "0-student-7").mkdir(parents=True)
+    resumed(study)
+    if kept == "front.json" and isinstance(left, int):
+        assert failures(study)[0].startswith("front.json")

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -152,8 +153,23 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: hashlib.blake2b(content, digest_size=16).hexdigest() for name, content in files.items()}
 
 
+def _line(record: Mapping[str, Any]) -> bytes:
+    """A record as a log has it, with the CRC-32 of the line without it as its last key."""
+    text = canonical(dict(record)).encode()
+    return b'%s,"crc":%d}' % (text[:-1], zlib.crc32(text))
+
+
+def _sealed(line: bytes) -> bool | None:
+    """Whether a line ends with its CRC: True, None where it has none, False where what it has is not its own."""
+    text, _, seal = line.rpartition(b',"')
+    crc = b"%d" % zlib.crc32(text + b"}")
+    if seal == b'crc":%s}' % crc:
+        return True
+    return False if seal.startswith(b'crc"') or crc in seal else None  # the second: the key itself was hit
+
+
 class AppendLog:
-    """A file of JSON lines that only grows; a line is on the disk before `append` returns.
+    """A file of JSON lines that only grows; a line is on the disk, and its file's name in the folder, before `append` returns.
 
     A torn last line (a crash while writing it) was never acknowledged: opening for writing cuts it off.
     """
@@ -168,10 +184,11 @@ class AppendLog:
             if whole != len(content):
                 self._stream.truncate(whole)
             self._stream.seek(0, os.SEEK_END)
+            _sync_folder(path.parent)
 
     def append(self, record: Mapping[str, Any]) -> None:
         with disk_problems(self.path.parent):
-            self._stream.write((canonical(dict(record)) + "\n").encode())
+            self._stream.write(_line(record) + b"\n")
             self._stream.flush()
             os.fsync(self._stream.fileno())
 
@@ -180,20 +197,34 @@ class AppendLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The acknowledged lines of an AppendLog; a torn last line is not one of them.
+    """The acknowledged lines of an AppendLog, without their CRC; a torn last line is not one of them. [] where there is no file.
+
+    Lines of earlier versions have no CRC; after the first that has one, all have.
 
     Raises:
-        StateError: a line before the last is not JSON, which no crash of ours can leave.
+        StateError: a line is not as it was written, which no crash of ours can leave; names it.
     """
     if not path.exists():
         return []
-    content = path.read_bytes()
-    records = []
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+
+    def damaged(number: int) -> StateError:
+        return StateError(f"{path}, line {number}: damaged, or changed by hand: restore the file from a copy")
+
+    *lines, torn = path.read_bytes().split(b"\n")
+    if torn.strip(b"\0") and (not torn.startswith(b"{") or _sealed(torn[:-1])):  # the second: a whole line, its end hit
+        raise damaged(len(lines) + 1)
+    records, must = [], False
+    for number, line in enumerate(lines, start=1):
+        sealed = _sealed(line)
+        must = must or sealed is True
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError as problem:
-            raise StateError(f"{path}, line {number}: not a JSON object: the file was changed by hand; restore it from a copy") from problem
+            raise damaged(number) from problem
+        if sealed is False or must is not bool(sealed) or not isinstance(record, dict):
+            raise damaged(number)
+        record.pop("crc", None)
+        records.append(record)
     return records
 
 

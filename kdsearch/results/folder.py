@@ -99,10 +99,41 @@ class StudyFolder:
         found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         return found
 
-    def state(self) -> StudyState:
-        """What the ledger tells."""
-        self._require(self.ledger_file)
-        return replay(files.read_log(self.ledger_file), str(self.ledger_file))
+    def state(self, *, new: bool = False, cut: bool = False) -> StudyState:
+        """What the ledger tells.
+
+        Args:
+            new: the study may only be about to begin.
+            cut: read it even where other files say more.
+
+        Raises:
+            StateError: it is damaged, or front.json, students/ or confirmation/ have what it does not know.
+        """
+        if not new:
+            self._require(self.ledger_file)
+        told, students = ({}, []) if cut else self._told()  # before the ledger is read: a search may be writing both
+        found = replay(files.read_log(self.ledger_file), str(self.ledger_file))
+        counts = {**found.counts(), "uses of the test rows": len(found.openings)}
+        more = [f"{count} {what} of {self.front_file.name}" for what, count in told.items() if count > counts.get(what, count)]
+        for path in students:
+            number, *confirmed = path.name.split("-")
+            trial = found.trials.get(int(number))
+            if trial is None or (confirmed and trial.state is not State.COMPLETE):
+                more.append(str(path.relative_to(self.path)))
+        if more:
+            raise StateError(f"{self.ledger_file}: knows less than the {more[0]}: it was cut or lost: restore it from a copy")
+        return found
+
+    def _told(self) -> tuple[dict[str, int], list[Path]]:
+        """What the ledger must know of: the counts of front.json, and the folders of students, whose trials began before they were written."""
+        try:
+            shown = json.loads(self.front_file.read_bytes())
+            told = {**shown["trials"], "uses of the test rows": shown.get("confirmation", {}).get("test_used", 0)}
+            counts = {what: int(count) for what, count in told.items()}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            counts = {}  # missing or damaged, it tells nothing: it is made again from the ledger
+        folders = [*(self.path / "students").glob("*"), *self.confirmation.glob("*")]
+        return counts, sorted(path for path in folders if path.name.split("-")[0].isdecimal())
 
     def document(self) -> dict[str, Any]:
         """front.json, recomputed from the ledger and the manifest; nothing is written."""

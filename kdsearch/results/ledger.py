@@ -11,9 +11,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from kdsearch.io.files import AppendLog, canonical, ensure_folder, read_log
+from kdsearch.io.files import AppendLog, canonical, ensure_folder
 from kdsearch.results.folder import StudyFolder
-from kdsearch.results.record import VERSION, State, StudyState, replay
+from kdsearch.results.record import VERSION, State, StudyState
 
 
 def _plain(value: Any) -> Any:
@@ -36,15 +36,16 @@ class Ledger:
     not finite is written as null.
 
     Raises:
-        StateError: the file holds what no run of ours can leave or a newer version, or an event cannot follow; the file is then unchanged.
+        StateError: the file holds what no run of ours can leave or a newer version, knows less than the study's other files, or an event
+            cannot follow; the file is then unchanged.
         EnvironmentProblem: the folder cannot be written, or the disk is full.
     """
 
     def __init__(self, folder: Path) -> None:
-        path = StudyFolder(ensure_folder(folder)).ledger_file
+        place = StudyFolder(ensure_folder(folder))
         # replayed before it is opened: opening for writing cuts off a torn line, and a newer version's file is not ours to touch
-        self.state: StudyState = replay(read_log(path), str(path))
-        self._log = AppendLog(path)
+        self.state: StudyState = place.state(new=True)
+        self._log = AppendLog(place.ledger_file)
 
     def close(self) -> None:
         self._log.close()

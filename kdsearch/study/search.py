@@ -68,6 +68,7 @@ def search(
         stop = held.enter_context(interruptible())
         held.enter_context(files.owned(place))  # before anything is computed: of two searches of one study, one gets in
         _refuse_other(folder, wanted, fresh)
+        folder.state(new=True)  # a ledger that is damaged or was cut is refused before anything is written
         known = prepare.inspect(wanted)
         for note in (*known.survey.notes, *known.exploration.notes):
             shown.print(f"note: {note}", highlight=False, soft_wrap=True)

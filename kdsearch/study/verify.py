@@ -36,7 +36,8 @@ def verify(path: Path, sets: Sequence[str] = ()) -> Iterator[Check]:
         InputError: its data cannot be read any more.
     """
     folder = StudyFolder(path)
-    document = folder.document()
+    state = folder.state(cut=True)
+    document = front.document(state, folder.manifest())
     same = folder.front_file.is_file() and json.loads(folder.front_file.read_text()) == document
     yield Check(
         "front.json", same, "equals the recomputation from the ledger" if same else "differs from the recomputation from the ledger"
@@ -48,7 +49,6 @@ def verify(path: Path, sets: Sequence[str] = ()) -> Iterator[Check]:
     rows = splits.load(study)
     families = sorted({point["family"] for point in points})
     folder.refuse_changes(data=rows, plugins=registry.load(families, [], study.plugins).describe())
-    state = folder.state()
     for point in points:
         yield _student(folder, state, point, point["validation"], point["trial"], rows.validation, study)
     for point in front.confirmed_points(document):
