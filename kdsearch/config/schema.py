@@ -1,4 +1,4 @@
-"""What a study file may say: the keys, their kinds and defaults. Reading one is the part of study_file.py."""
+"""The keys of a study file, their types and defaults. study_file.py reads one."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _unique(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _problem(message: str, *path: str) -> ValidationError:
-    """A problem found by several keys together, told at one of them."""
+    """A problem of several keys together, reported at one of them."""
     error = PydanticCustomError("study", "{message}", {"message": message})
     return ValidationError.from_exception_data("study", [{"type": error, "loc": path, "input": None}])
 
@@ -235,14 +235,14 @@ def _teachers(value: Any) -> Any:
     if not value:
         raise ValueError("empty: it needs at least one entry")
     found = _TEACHERS.validate_python(value)
-    for place, one in enumerate(found):
-        if one in found[:place]:
-            raise _problem(f"the same as teacher[{found.index(one)}]: leave one of them out", str(place))
+    for index, one in enumerate(found):
+        if one in found[:index]:
+            raise _problem(f"the same as teacher[{found.index(one)}]: leave one of them out", str(index))
     return found[0] if len(found) == 1 else found
 
 
 class KnobOverride(_Section):
-    """What a study may say of a knob besides a single value: a range, open at either end, or choices."""
+    """How a study may restrict a hyperparameter other than by a single value: a range, open at either end, or choices."""
 
     min: Annotated[Any, AfterValidator(_number)] = None
     max: Annotated[Any, AfterValidator(_number)] = None
@@ -270,7 +270,7 @@ def _knob(value: Any) -> Any:
 
 
 class SpaceConfig(_Section):
-    families: Names = ("transformer",)  # whether there are such plugins is for kdsearch.plugins to say
+    families: Names = ("transformer",)  # whether there are such plugins is checked in kdsearch.registry
     strategies: Names = ("hard", "logit", "feature", "joint")
     knobs: dict[str, Annotated[Any, AfterValidator(_knob)]] = {}
 
@@ -381,9 +381,9 @@ class StudyConfig(_Section):
             raise _problem(
                 f"{quality!r} does not fit task: {self.task}: write [{' | '.join(task.qualities)}, {cost}]", "search", "objectives"
             )
-        for place, one in enumerate(self.teachers):
+        for index, one in enumerate(self.teachers):
             if not task.named and one.labels is not None:
-                where = ("teacher", str(place)) if len(self.teachers) > 1 else ("teacher",)
+                where = ("teacher", str(index)) if len(self.teachers) > 1 else ("teacher",)
                 raise _problem(f"a {self.task} has no label names: leave it out", *where, "labels")
         if not task.probabilities and "label_smoothing" in self.space.knobs:
             raise _problem(f"a {self.task} has no classes to spread a label over: leave it out", "space", "knobs", "label_smoothing")

@@ -70,7 +70,7 @@ _BOUNDS = {
 }
 
 
-def _told(path: tuple[str, ...]) -> str:
+def _key_name(path: tuple[str, ...]) -> str:
     """A key as messages name it; one of several teachers as teacher[1]."""
     if path[:1] == ("teacher",) and path[1:2] and path[1].isdigit():
         path = (f"teacher[{path[1]}]", *path[2:])
@@ -107,15 +107,15 @@ def _message(problem: ValidationError, where: str, document: yamlfile.Parsed, se
     for error in problem.errors(include_url=False):
         path = tuple(str(part) for part in error["loc"] if part != "[key]")
         line = document.line(path)
-        place = where if line is None else f"{where}, line {line}"
+        at = where if line is None else f"{where}, line {line}"
         for changed, text in sets.items():
             if path[: len(changed)] == changed:
-                line, place = -1, f"--set {text}"
-        ranked.append((line or math.inf, ": ".join(part for part in (place, _told(path), _what(error, path)) if part)))
-    told = [text.replace("\n", " ") for _, text in sorted(ranked, key=lambda entry: entry[0])]
-    if len(told) > _SHOWN:
-        told[_SHOWN:] = [f"{where}: and {len(told) - _SHOWN} more problems"]
-    return "\n".join(told)
+                line, at = -1, f"--set {text}"
+        ranked.append((line or math.inf, ": ".join(part for part in (at, _key_name(path), _what(error, path)) if part)))
+    lines = [text.replace("\n", " ") for _, text in sorted(ranked, key=lambda entry: entry[0])]
+    if len(lines) > _SHOWN:
+        lines[_SHOWN:] = [f"{where}: and {len(lines) - _SHOWN} more problems"]
+    return "\n".join(lines)
 
 
 def _set_path(key: str) -> tuple[str, ...]:
@@ -156,7 +156,7 @@ def _with_sets(values: dict[str, Any], sets: Sequence[str]) -> dict[tuple[str, .
         if path[0] == "teacher" and len(path) > 1:
             path = _of_one_teacher(teachers, path, text)
         if one_of_several:
-            level = {"teacher": {str(place): one for place, one in enumerate(teachers or ())}}
+            level = {"teacher": {str(index): one for index, one in enumerate(teachers or ())}}
         root = level
         for depth, part in enumerate(path[:-1], start=1):
             if not isinstance(level.get(part), dict):
@@ -185,18 +185,18 @@ def _with_paths(config: StudyConfig, folder: Path) -> StudyConfig:
     """The study with absolute paths, knowing them as they were written."""
     written: dict[tuple[str, ...], Any] = {}
 
-    def found(look: Callable[[str, Path], str], text: str | None, *key: str) -> str | None:
+    def resolved(find: Callable[[str, Path], str], text: str | None, *key: str) -> str | None:
         if text is None:
             return None
-        path = look(text, folder)
+        path = find(text, folder)
         if path != text:
             written[key] = text
         return path
 
     data, several = config.data, len(config.teachers) > 1
     teachers = tuple(
-        one.model_copy(update={"model": found(_folder_or_id, one.model, "teacher", *([str(place)] if several else []), "model")})
-        for place, one in enumerate(config.teachers)
+        one.model_copy(update={"model": resolved(_folder_or_id, one.model, "teacher", *([str(index)] if several else []), "model")})
+        for index, one in enumerate(config.teachers)
     )
     roles = data.files.model_dump().items() if data.files else ()
     packaged = data.unlabelled in PACKAGED
@@ -205,15 +205,15 @@ def _with_paths(config: StudyConfig, folder: Path) -> StudyConfig:
             "data": data.model_copy(
                 update={
                     "files": data.files
-                    and data.files.model_copy(update={role: found(_absolute, path, "data", "files", role) for role, path in roles}),
-                    "hub": found(_folder_or_id, data.hub, "data", "hub"),
-                    "unlabelled": data.unlabelled if packaged else found(_absolute, data.unlabelled, "data", "unlabelled"),
+                    and data.files.model_copy(update={role: resolved(_absolute, path, "data", "files", role) for role, path in roles}),
+                    "hub": resolved(_folder_or_id, data.hub, "data", "hub"),
+                    "unlabelled": data.unlabelled if packaged else resolved(_absolute, data.unlabelled, "data", "unlabelled"),
                 }
             ),
             "teacher": teachers if several else teachers[0],
             "plugins": tuple(
-                found(_absolute, entry, "plugins", str(place)) if entry.endswith(".py") else entry
-                for place, entry in enumerate(config.plugins)
+                resolved(_absolute, entry, "plugins", str(index)) if entry.endswith(".py") else entry
+                for index, entry in enumerate(config.plugins)
             ),
         }
     )
@@ -323,8 +323,8 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         for key, below in value.items():
             yield from _leaves(below, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list) and any(isinstance(below, Mapping) for below in value):
-        for place, below in enumerate(value):
-            yield from _leaves(below, f"{path}[{place}]")
+        for index, below in enumerate(value):
+            yield from _leaves(below, f"{path}[{index}]")
     else:
         yield path, value
 
@@ -340,7 +340,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         if _by_content(key, before.get(key), after.get(key)):
             continue
         if several and key.startswith("teacher[") and before.get(key) is after.get(key) is None:
-            continue  # of a teacher that only one side has, what it leaves out tells nothing
+            continue  # a default of a teacher that only one side has is no difference
         if key not in before or key not in after or before[key] != after[key]:
             sides = [json.dumps(side[key], ensure_ascii=False, default=str) if key in side else "(not there)" for side in (before, after)]
             lines.append(f"{key}: {sides[0]} -> {sides[1]}")

@@ -76,11 +76,11 @@ def parse(text: str, where: str) -> Parsed:
         return parsed
     except yaml.MarkedYAMLError as problem:
         line = f", line {problem.problem_mark.line + 1}" if problem.problem_mark else ""
-        said = " ".join(part for part in (problem.context, problem.problem) if part)
-        raise InputError(f"{where}{line}: not valid YAML: {said}") from problem
+        reason = " ".join(part for part in (problem.context, problem.problem) if part)
+        raise InputError(f"{where}{line}: not valid YAML: {reason}") from problem
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
-        said = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        raise InputError(f"{where}: not valid YAML: {said}") from problem
+        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        raise InputError(f"{where}: not valid YAML: {reason}") from problem
 
 
 def dump(value: Any) -> str:

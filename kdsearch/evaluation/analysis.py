@@ -1,6 +1,6 @@
-"""What changed besides the mean, when a student takes a teacher's place: agreement, classes, calibration, slices, what moved in training.
+"""What changes besides the mean score when a student replaces its teacher: agreement, classes, calibration, slices, what moved in training.
 
-Nothing here opens a file; texts are looked at for words and length and never kept, unless asked.
+Nothing here opens a file. Texts are read for words and length; they are kept only on request.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from kdsearch.data.tokens import Table
 BINS = 15  # of the confidence, equally wide
 LEAST = 20  # rows of a slice worth a line
 RARE = 5  # a word seen fewer times in training
-FURTHEST = 20  # rows listed where answers are values, which differ by degrees
+FURTHEST = 20  # rows listed where predictions are values, which differ by degrees
 
 _WORD = re.compile(r"\w+")
 
 
 def agreement(task: str, student: np.ndarray, teacher: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """How alike two models answer.
+    """How much the predictions of two models agree.
 
     Args:
         student, teacher: logits (N, C).
         labels: of the N rows.
 
     Returns:
-        labels: the share of rows with the same answer; kl: mean KL(teacher || student) in nats, of a decision; where answers are values
+        labels: the fraction of rows with the same prediction; kl: mean KL(teacher || student) in nats, of a decision; where predictions are values
         pearson, and the mean absolute difference.
     """
     about = tasks.of(task)
@@ -89,7 +89,7 @@ def fitted_temperature(logits: np.ndarray, classes: np.ndarray) -> float:
 def calibration(
     task: str, validation: np.ndarray, validation_labels: np.ndarray, logits: np.ndarray, labels: np.ndarray
 ) -> dict[str, float] | None:
-    """ECE as the model is, and after a temperature fitted on validation; None where outputs stand for no probabilities.
+    """ECE of the model, and after a temperature fitted on validation; None where outputs are not probabilities.
 
     Args:
         validation: (M, C) logits there.
@@ -123,8 +123,8 @@ def groups(task: str, table: Table, train: Table, names: Sequence[str]) -> dict[
     lengths = np.array([len(row) for row in rows])
     edges = np.unique(np.quantile(lengths, [0, 1 / 3, 2 / 3, 1]).astype(np.int64))
     thirds = []
-    for place, high in enumerate(edges[1:] if len(edges) > 1 else edges):
-        low = int(edges[place]) + (1 if place else 0)
+    for index, high in enumerate(edges[1:] if len(edges) > 1 else edges):
+        low = int(edges[index]) + (1 if index else 0)
         thirds.append((f"{low}-{high} words", (lengths >= low) & (lengths <= high)))
     seen = Counter(word for row in words(train) for word in row)
     rarest = np.array([min((seen[word] for word in row), default=0) for row in rows])
@@ -177,9 +177,9 @@ def slices(
 def disagreements(
     task: str, student: np.ndarray, teacher: np.ndarray, table: Table, names: Sequence[str], *, texts: bool = False
 ) -> list[dict[str, Any]]:
-    """The rows on which the two disagree: their numbers in their role of the data, counted from 0, and what label, student and teacher say.
+    """The rows on which the two disagree: their numbers in their role of the data, counted from 0, with the label and both predictions.
 
-    Where answers are values the FURTHEST rows, the largest difference first.
+    Where predictions are values, the FURTHEST rows, the largest difference first.
 
     Args:
         texts: with the rows' texts, which may be private.
@@ -188,11 +188,11 @@ def disagreements(
     same = about.agree(student, teacher)
     rows = np.argsort(-np.abs(student[:, 0] - teacher[:, 0]), kind="stable")[:FURTHEST] if same is None else np.flatnonzero(~same)
     labels, known = table.labels[rows], about.known(table.labels[rows])
-    told = iter(about.readable(labels[known], names))
+    truth = iter(about.readable(labels[known], names))
     answers = (about.decode(logits[rows], names) for logits in (student, teacher))
     found = []
     for row, one, other, labelled in zip(rows, *answers, known, strict=True):
-        line: dict[str, Any] = {"row": int(row), "label": next(told) if labelled else None, "student": one, "teacher": other}
+        line: dict[str, Any] = {"row": int(row), "label": next(truth) if labelled else None, "student": one, "teacher": other}
         if texts:
             line["text"] = table.texts[row]
             if table.pairs is not None:

@@ -1,4 +1,4 @@
-"""From predictions to what a confirmation says: scores over seeds with intervals, the gain over the control, the recovered gap, ties."""
+"""From predictions to the results of a confirmation: scores over seeds with intervals, the gain over the control, the recovered gap, ties."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Seeds:
     test: tuple[np.ndarray, ...]  # logits (N, C) of each seed
 
     def median(self, quality: str) -> int:
-        """The place of the run to deploy."""
+        """The index of the run to deploy."""
         return median_of([scores[quality] for scores in self.validation])
 
 
@@ -51,8 +51,8 @@ class Judged:
 
 
 def median_of(scores: Sequence[float]) -> int:
-    """The place of the median score; of an even number the lower middle one, so that luck is never chosen."""
-    order = sorted(range(len(scores)), key=lambda place: (scores[place], place))
+    """The index of the median score; of an even number the lower middle one, so that a lucky one is never chosen."""
+    order = sorted(range(len(scores)), key=lambda index: (scores[index], index))
     return order[(len(order) - 1) // 2]
 
 
@@ -79,14 +79,14 @@ def judge(task: str, quality: str, labels: np.ndarray, recipes: Sequence[Sequenc
     drawn = [statistics.resampled(task, quality, seeds, labels) for seeds in recipes]
     spreads = statistics.spreads(observed, drawn)
     found = []
-    for place, spread in enumerate(spreads):
-        means = statistics.over_seeds(drawn[place], spread, rng)
+    for index, spread in enumerate(spreads):
+        means = statistics.over_seeds(drawn[index], spread, rng)
         if quality == about.exact:
-            right = np.stack([about.row_errors(logits, labels) == 0 for logits in recipes[place]])
+            right = np.stack([about.row_errors(logits, labels) == 0 for logits in recipes[index]])
             interval = statistics.accuracy_interval(right, spread)
         else:
             interval = statistics.interval(means)
-        found.append(Judged(scores[place], observed[place], means, interval))
+        found.append(Judged(scores[index], observed[index], means, interval))
     return found
 
 
@@ -98,33 +98,33 @@ def judge_one(task: str, quality: str, labels: np.ndarray, logits: np.ndarray) -
 def finalist(
     trial: int, quality: str, student: Seeds, judged: Judged, control: Judged | None, teacher: Judged, deployed: Judged
 ) -> dict[str, Any]:
-    """What front.json says of a confirmed trial, ties aside.
+    """front.json's record of a confirmed trial, without ties.
 
     Args:
         judged: `student` on test.
         deployed: the median run alone.
         control: the same student without a teacher; `judged` itself for a student that had none; None where it could not be trained.
     """
-    place = student.median(quality)
+    index = student.median(quality)
     own, best = float(judged.observed.mean()), float(teacher.observed.mean())
-    gain = share = None
+    gain = recovered = None
     if control is not None and control is not judged:
         without = float(control.observed.mean())
         gain = {"value": own - without, "ci95": list(statistics.interval(judged.drawn - control.drawn))}
-        share = statistics.recovered(judged.drawn, control.drawn, teacher.drawn, (own, without, best))
+        recovered = statistics.recovered(judged.drawn, control.drawn, teacher.drawn, (own, without, best))
     return {
         "trial": trial,
         "student": f"students/{trial}-confirmed",
         "validation": {**mean_scores(student.validation), "deviation": deviation([each[quality] for each in student.validation])},
         "test": judged.line(),
         "deployed": {
-            "seed": student.seeds[place],
-            "validation": dict(student.validation[place]),
+            "seed": student.seeds[index],
+            "validation": dict(student.validation[index]),
             "test": {**deployed.means, "ci95": list(deployed.ci95)},
         },
         "retention": metrics.retention(own, best),
         "control": None if control is None else control.line(),
         "gain": gain,
-        "recovered": None if share is None else share[0],
-        "recovered_ci95": None if share is None else list(share[1]),
+        "recovered": None if recovered is None else recovered[0],
+        "recovered_ci95": None if recovered is None else list(recovered[1]),
     }

@@ -1,4 +1,4 @@
-"""What scores on so many rows and so many seeds can tell: intervals, ties, recovered gap, and what to expect of a small validation set.
+"""What scores on so many rows and so many seeds can show: intervals, ties, recovered gap, and what to expect of a small validation set.
 
 Two things make a score differ from what it would be on all texts and over all seeds: the rows and the seeds. Rows are dealt with by drawing
 them again (the same rows for every model: paired), seeds by the spread of the scores that rows do not explain.
@@ -30,19 +30,19 @@ _CELLS = 2_000_000  # rows x draws at once
 Interval = tuple[float, float]
 
 
-def wilson(share: float, rows: float, quantile: float = float(stats.norm.ppf((1 + LEVEL) / 2))) -> Interval:
-    """Wilson's score interval of a share of rows.
+def wilson(fraction: float, rows: float, quantile: float = float(stats.norm.ppf((1 + LEVEL) / 2))) -> Interval:
+    """Wilson's score interval of a fraction of rows.
 
     Args:
-        share: of the rows, 0..1.
+        fraction: of the rows, 0..1.
         rows: independent ones; need not be whole.
         quantile: half-width of the interval in standard errors; default 95 % of a normal distribution.
     """
     if rows <= 0:
         return 0.0, 1.0
     square = quantile * quantile
-    centre = (share + square / (2 * rows)) / (1 + square / rows)
-    half = quantile / (1 + square / rows) * math.sqrt(share * (1 - share) / rows + square / (4 * rows * rows))
+    centre = (fraction + square / (2 * rows)) / (1 + square / rows)
+    half = quantile / (1 + square / rows) * math.sqrt(fraction * (1 - fraction) / rows + square / (4 * rows * rows))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
@@ -61,7 +61,7 @@ NO_SEEDS = Spread(0.0, 0.0, math.inf)  # of one fixed model, such as the teacher
 def spreads(observed: Sequence[np.ndarray], drawn: Sequence[np.ndarray]) -> list[Spread]:
     """The spread over seeds of each of several recipes of one study.
 
-    A few seeds of one recipe say little, so the recipes' variances are pooled; those that are too large for that (F tests at 1 %) are kept
+    A few seeds of one recipe give a poor estimate, so the recipes' variances are pooled; those that are too large for that (F tests at 1 %) are kept
     apart. A recipe with one seed has the pooled one; where every recipe has one, nothing is known and seeds are left out.
 
     Args:
@@ -85,7 +85,7 @@ def spreads(observed: Sequence[np.ndarray], drawn: Sequence[np.ndarray]) -> list
         return Spread(max(0.0, mean - rows), mean, count)
 
     # From the half that differs least upwards, so that two unstable recipes do not vouch for each other.
-    rising = [place for place in np.argsort(total, kind="stable") if freedom[place]]
+    rising = [index for index in np.argsort(total, kind="stable") if freedom[index]]
     kept = (len(rising) + 1) // 2
     while kept < len(rising):
         known = pooled(np.array(rising[:kept]))
@@ -93,7 +93,7 @@ def spreads(observed: Sequence[np.ndarray], drawn: Sequence[np.ndarray]) -> list
             break
         kept += 1
     together, alone = pooled(np.array(rising[:kept], np.int64)), set(rising[kept:])
-    return [pooled(np.array([place])) if place in alone else together for place in range(len(total))]
+    return [pooled(np.array([index])) if index in alone else together for index in range(len(total))]
 
 
 def accuracy_interval(right: np.ndarray, spread: Spread = NO_SEEDS) -> Interval:
@@ -109,22 +109,22 @@ def accuracy_interval(right: np.ndarray, spread: Spread = NO_SEEDS) -> Interval:
     """
     values = np.asarray(right, np.float64)
     seeds, rows = values.shape
-    share = float(values.mean())
+    mean = float(values.mean())
     of_rows = float(values.mean(0).var(ddof=1)) / rows if rows > 1 else 0.0
     variance = of_rows + spread.variance / seeds
-    if not 0.0 < share < 1.0 or variance <= 0 or (seeds == 1 and not spread.variance):
-        return wilson(share, rows)
+    if not 0.0 < mean < 1.0 or variance <= 0 or (seeds == 1 and not spread.variance):
+        return wilson(mean, rows)
     freedom = variance**2 / (of_rows**2 / (rows - 1) + (spread.total / seeds) ** 2 / spread.freedom)
     freedom = max(freedom, min(rows - 1, spread.freedom))
-    return wilson(share, share * (1 - share) / variance, float(stats.t.ppf((1 + LEVEL) / 2, freedom)))
+    return wilson(mean, mean * (1 - mean) / variance, float(stats.t.ppf((1 + LEVEL) / 2, freedom)))
 
 
-@functools.lru_cache(maxsize=4)  # the blocks of a test set of a few thousand rows, which is asked for many times over
+@functools.lru_cache(maxsize=4)  # the blocks of a test set of a few thousand rows, which are used many times
 def _block(rows: int, draws: int, seed: int, number: int) -> np.ndarray:
     """(draws, rows) float32: how often each row is drawn."""
     chosen = np.random.default_rng((seed, number)).integers(rows, size=(draws, rows))
-    places = chosen + np.arange(draws)[:, None] * rows
-    return np.bincount(places.ravel(), minlength=draws * rows).reshape(draws, rows).astype(np.float32)
+    indices = chosen + np.arange(draws)[:, None] * rows
+    return np.bincount(indices.ravel(), minlength=draws * rows).reshape(draws, rows).astype(np.float32)
 
 
 def _blocks(rows: int, draws: int, seed: int) -> Iterator[np.ndarray]:
@@ -136,7 +136,7 @@ def _blocks(rows: int, draws: int, seed: int) -> Iterator[np.ndarray]:
 def resampled(
     task: str, quality: str, logits: Sequence[np.ndarray], labels: np.ndarray, *, draws: int = DRAWS, seed: int = 0
 ) -> np.ndarray:
-    """A quality of the task on rows drawn again with replacement, the same rows for every model.
+    """A quality of the task on rows resampled with replacement, the same rows for every model.
 
     Args:
         logits: (N, C) of each of M models.
@@ -151,7 +151,7 @@ def resampled(
 
 
 def over_seeds(drawn: np.ndarray, spread: Spread, rng: np.random.Generator) -> np.ndarray:
-    """Draws of a recipe's mean over seeds: rows drawn again, and the seeds' spread added.
+    """Draws of a recipe's mean over seeds: rows resampled, and the seeds' spread added.
 
     Args:
         drawn: (D, K) scores of its seeds in each draw, from `resampled`.
@@ -190,11 +190,11 @@ def recovered(student: np.ndarray, control: np.ndarray, teacher: np.ndarray, val
 
 
 def share_asked(drawn: Mapping[int, np.ndarray], costs: Mapping[int, float]) -> float:
-    """In which share of draws a student must be better than another to count as better: 95 %, or as much more as it takes that among
-    equal students one is called better than all the smaller ones in at most 5 % of studies.
+    """The fraction of draws in which a student must be better than another to count as better: 95 %, or as much more as is needed so that
+    among equal students one is called better than all the smaller ones in at most 5 % of studies.
 
-    With 95 % for each pair, five equal finalists would give such a winner in 7 % of studies. How much more is needed depends on how alike
-    the students answer; the draws tell, each taken as what a study of equal students might have found.
+    With 95 % for each pair, five equal finalists would give such a winner in 7 % of studies. How much more is needed depends on how correlated
+    the students' predictions are. It is computed from the draws: each, centred, is a possible result of a study with equal students.
 
     Args:
         drawn, costs: as `ties`.
@@ -203,19 +203,19 @@ def share_asked(drawn: Mapping[int, np.ndarray], costs: Mapping[int, float]) -> 
         return LEVEL
     claims: list[np.ndarray] = []
     for one in drawn:
-        shares = []
+        fractions = []
         for other in drawn:
             if other != one and costs[other] <= costs[one]:
                 gaps = drawn[one] - drawn[other]
                 gaps = gaps - gaps.mean()
-                shares.append(1 - np.searchsorted(np.sort(gaps), -gaps, side="right") / len(gaps))
-        if shares:
-            claims.append(np.min(shares, axis=0))
+                fractions.append(1 - np.searchsorted(np.sort(gaps), -gaps, side="right") / len(gaps))
+        if fractions:
+            claims.append(np.min(fractions, axis=0))
     return max(LEVEL, float(np.quantile(np.max(claims, axis=0), 1 - FALSE_WINNERS)))
 
 
 def ties(drawn: Mapping[int, np.ndarray], costs: Mapping[int, float], asked: float) -> dict[int, list[int]]:
-    """For each student the others that are no larger and that it is not better than in the share of draws that is asked for.
+    """For each student, the others that are no larger and that it beats in too few draws.
 
     Args:
         drawn: student -> (D,) draws of its score, paired.
@@ -231,13 +231,13 @@ def ties(drawn: Mapping[int, np.ndarray], costs: Mapping[int, float], asked: flo
 
 
 def detectable(metric: str, score: float, rows: int) -> float:
-    """The least difference between two students, on the same rows, that noise does not make in 95 % of cases; seeds not counted."""
+    """The smallest difference between two students, on the same rows, that noise alone exceeds in only 5 % of cases; without the noise of seeds."""
     quantile = float(stats.norm.ppf((1 + LEVEL) / 2))
     return quantile * math.sqrt(2 * (1 - SHARED)) * metrics.standard_error(metric, score, rows)
 
 
 def optimism(metric: str, score: float, rows: int, trials: int) -> float:
-    """By how much the best of so many equal students looks better than it is, on the rows that it was chosen by."""
+    """How much too high the score of the best of so many equal students is, on the rows that it was chosen by."""
     if trials < 2:
         return 0.0
     best_of = float(stats.norm.ppf((trials - 0.375) / (trials + 0.25)))  # Blom's approximation of the largest of N normals
@@ -245,18 +245,18 @@ def optimism(metric: str, score: float, rows: int, trials: int) -> float:
 
 
 def foresight(rows: int, trials: int, score: float, metric: str) -> list[str]:
-    """What is told before a search on a small validation set; nothing for one that shows differences of a point.
+    """Warnings before a search on a small validation set; none for one that shows differences of a point.
 
     Args:
         rows: of validation.
         trials: that will be compared on them.
-        score: about what the students will reach; the teacher's will do.
+        score: about what the students will reach, such as the teacher's.
     """
     least = detectable(metric, score, rows)
     if least <= SMALL:
         return []
     gain = 100 * optimism(metric, score, rows, trials)
     return [
-        f"validation has {rows:,} rows: two students less than about {100 * least:.1f} points of {metric} apart cannot be told from each other",
-        f"the best of {trials:,} equal students would look about {gain:.1f} points better than it is: `kdsearch confirm` tells on test rows",
+        f"validation has {rows:,} rows: two students less than about {100 * least:.1f} points of {metric} apart cannot be distinguished",
+        f"the best of {trials:,} equal students would score about {gain:.1f} points too high: `kdsearch confirm` measures it on test rows",
     ]

@@ -1,4 +1,4 @@
-"""The outcome of one check, as verify and pick tell it."""
+"""The result of one check of verify or pick."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """One thing that was checked."""
 
     what: str
     passed: bool

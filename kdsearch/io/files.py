@@ -44,7 +44,7 @@ def file_digest(path: Path) -> str:
 
 
 def differing(folder: Path, digests: Mapping[str, str]) -> list[str]:
-    """Names in a folder that are not as these digests of its files say: changed, missing, or not among them; hidden files aside."""
+    """Names in a folder that differ from these digests of its files: changed, missing, or extra; hidden files are ignored."""
     there = {path.name for path in (folder.iterdir() if folder.is_dir() else ()) if not path.name.startswith(".")}
     paths = [folder / name for name in sorted({*there, *digests})]
     return [path.name for path in paths if path.is_symlink() or not path.is_file() or file_digest(path) != digests.get(path.name)]
@@ -52,7 +52,7 @@ def differing(folder: Path, digests: Mapping[str, str]) -> list[str]:
 
 @contextlib.contextmanager
 def disk_problems(path: Path) -> Iterator[None]:
-    """Turn what an operating system says of a folder or disk into one clear line."""
+    """Turn the operating system's error about a folder or disk into one clear line."""
     try:
         yield
     except OSError as problem:
@@ -124,7 +124,7 @@ def replace_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place when the block ends well, and vanishes otherwise."""
+    """A temporary folder beside `path` that replaces it when the block ends well, and is removed otherwise."""
     with disk_problems(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))

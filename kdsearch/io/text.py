@@ -1,4 +1,4 @@
-"""Numbers as a person reads them, and the first line of what a library says."""
+"""Numbers formatted for people, and the first line of an error."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def score(value: float | None) -> str:
     return "" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
-def percent(share: float | None, digits: int = 1, *, gap: str = "") -> str:
+def percent(fraction: float | None, digits: int = 1, *, gap: str = "") -> str:
     """0.987 -> '98.7%'; nothing for None. gap: what stands before the sign."""
-    return "" if share is None else f"{100 * share:.{digits}f}{gap}%"
+    return "" if fraction is None else f"{100 * fraction:.{digits}f}{gap}%"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

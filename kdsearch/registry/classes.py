@@ -23,7 +23,7 @@ Plugin = type[Strategy | Family]
 AnyPlugin = TypeVar("AnyPlugin", Strategy, Family)
 HOOKS: dict[str, Plugin] = {"kdsearch_strategies": Strategy, "kdsearch_families": Family}
 _MEANING = {"name": "the name that studies use", "source": "the paper and equation, or where the idea comes from"}
-# By the declared type of a class attribute: what its value has to be, and what is said of another one.
+# By the declared type of a class attribute: what its value has to be, and the error for another one.
 _RULES: dict[Any, tuple[Any, str]] = {
     str: (Annotated[str, Field(pattern=r"\S")], ' lacks {name!r}: add `{name} = "..."`, {meaning}'),
     bool: (bool, ": {name} = {value} is neither True nor False"),
@@ -44,7 +44,7 @@ def kind_of(cls: type) -> str:
 
 
 def check_name(name: str, where: str) -> None:
-    """A name becomes part of knob names and file names, so it has to be an identifier."""
+    """A name becomes part of hyperparameter names and file names, so it has to be an identifier."""
     if not name.isidentifier() or keyword.iskeyword(name):
         raise PluginError(
             f"{where}: {name!r} cannot be the name of a plugin: use letters, digits and underscores, not starting with a digit"
@@ -162,7 +162,7 @@ def dump(instance: Strategy | Family) -> dict[str, Any]:
 
 
 def construct(cls: type[AnyPlugin], values: Mapping[str, Any]) -> AnyPlugin:
-    """An instance from JSON values; lists become tuples and strings become enums where the field says so.
+    """An instance from JSON values; lists become tuples and strings become enums where the field's type is one.
 
     Raises:
         PluginError: a field is unknown, missing or of another type.

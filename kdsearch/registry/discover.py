@@ -38,7 +38,7 @@ class Source:
 
     @property
     def kind(self) -> str | None:
-        """strategy or family by the hook that its file defines; None where only an import could tell."""
+        """strategy or family by the hook that its file defines; None where only an import could show it."""
         try:
             text = Path(self.path).read_text(errors="replace") if self.path else ""
         except OSError:
@@ -119,7 +119,7 @@ def import_plugin(source: Source, text: str | None = None) -> tuple[object, str 
         text: the source text to run instead of what is found; the file need not be there.
 
     Returns:
-        The module, or the object that an entry point names; the text that was run, None where the importer cannot say.
+        The module, or the object that an entry point names; the text that was run, None where the importer does not have it.
 
     Raises:
         PluginError: it cannot be read or imported; the cause is chained.
@@ -179,14 +179,14 @@ def _why(problem: BaseException, source: Source) -> str:
         hint = near(wanted[1], getattr(module, "__all__", dir(module))) if wanted and module else ""
         return f"{where}: cannot be imported: {problem}.{hint}"
     if isinstance(problem, SyntaxError):
-        place = where if problem.filename in (None, *own) else problem.filename
+        at = where if problem.filename in (None, *own) else problem.filename
         code = (problem.text or "").strip()
-        return f"{place}, line {problem.lineno}: {problem.msg}{f': {code}' if code else ''}"
+        return f"{at}, line {problem.lineno}: {problem.msg}{f': {code}' if code else ''}"
     lines = [frame.lineno for frame in traceback.extract_tb(problem.__traceback__) if frame.filename in own]
-    place = f"{where}, line {lines[-1]}" if lines else where
+    at = f"{where}, line {lines[-1]}" if lines else where
     if "non-frozen dataclass from a frozen one" in str(problem):
-        return f"{place}: not a frozen dataclass: write @dataclass(frozen=True)"
-    return f"{place}: fails while it is imported: {type(problem).__name__}: {problem}"
+        return f"{at}: not a frozen dataclass: write @dataclass(frozen=True)"
+    return f"{at}: fails while it is imported: {type(problem).__name__}: {problem}"
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -96,8 +96,8 @@ def _the_one(name: str, kind: str | None, found: Sequence[Source]) -> Source:
     """The source of this name, which is to be a plugin of this kind."""
     claims = [source for source in found if source.name == name]
     if len(claims) > 1:
-        places = " and ".join(source.origin for source in claims)
-        raise PluginError(f"the name {name!r} belongs to two plugins: {places}: rename one (its file or entry point, and its `name`)")
+        origins = " and ".join(source.origin for source in claims)
+        raise PluginError(f"the name {name!r} belongs to two plugins: {origins}: rename one (its file or entry point, and its `name`)")
     if claims:
         return claims[0]
     known = sorted({source.name for source in found if kind is None or source.kind in (kind, None)})
@@ -119,7 +119,7 @@ class Loaded(NamedTuple):
 
     cls: Plugin
     source: Source
-    text: str | None  # the source text that was executed; None where the importer cannot say
+    text: str | None  # the source text that was executed; None where the importer does not have it
 
     @property
     def hash(self) -> str | None:
@@ -177,9 +177,9 @@ class Plugins:
             raise PluginError(f"{where}: {functions[0][0]} yields nothing: yield the class")
         for cls in classes:
             if cls.name != source.name:
-                said = "file" if source.form == "built-in" else source.form.replace("-", " ")
+                form = "file" if source.form == "built-in" else source.form.replace("-", " ")
                 raise PluginError(
-                    f"{where}: class {cls.__name__} is named {cls.name!r}, its {said} {source.name!r}: make them the same "
+                    f"{where}: class {cls.__name__} is named {cls.name!r}, its {form} {source.name!r}: make them the same "
                     "(one plugin, one file: the name is how it is found)"
                 )
         if len(classes) > 1:

@@ -212,11 +212,9 @@ def notes(facts: Facts) -> list[str]:
         least = statistics.detectable(quality, score, rows)
         found.append(
             f"Scores of the front are on the {rows:,} validation rows, on which {counts['complete']:,} complete students were compared. "
-            f"The best of so many equal ones would look about {100 * best:.1f} points better than it is."
+            f"The best of so many equal ones would score about {100 * best:.1f} points too high."
         )
-        found.append(
-            f"Two students whose {quality} there differs by less than about {100 * least:.1f} points cannot be told from each other."
-        )
+        found.append(f"Two students whose {quality} there differs by less than about {100 * least:.1f} points cannot be distinguished.")
     if told is None:
         found.append(
             f"The {facts.manifest['data']['rows']['test']:,} test rows are still sealed: nothing here has seen them. "

@@ -1,4 +1,4 @@
-"""A candidate: one family, one strategy and the training knobs, drawn by anybody and priced in closed form. No Optuna here."""
+"""A candidate: one family, one strategy and the training hyperparameters, however drawn, priced in closed form. No Optuna here."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Candidate:
     strategy: Strategy
     info: ModelInfo  # the student's
     params: int
-    knobs: Mapping[str, Any]  # what was drawn, under full names; knobs with a single value are not among them
+    knobs: Mapping[str, Any]  # what was drawn, under full names; hyperparameters with a single value are not among them
 
 
 @dataclass
 class _Noted:
-    """A draw that keeps what was drawn; a knob asked for twice gives the same value."""
+    """A draw that keeps what was drawn; a hyperparameter drawn twice gives the same value."""
 
     draw: Draw
     values: dict[str, Any] = field(default_factory=dict)
@@ -50,22 +50,22 @@ class _Noted:
 
 @dataclass
 class Sized:
-    """The family's ranges at one place, small or large, and everything else in the middle: a known shape, not a known lr.
+    """The family's ranges at one point, small or large, and everything else in the middle: a known shape, not a known lr.
 
     Attributes:
         family, strategy: the pair.
-        share: 0 the low end of the family's ranges, 1 the high end.
+        fraction: 0 the low end of the family's ranges, 1 the high end.
         preset: full knob names -> values that win where they fit.
     """
 
     family: str
     strategy: str
-    share: float
+    fraction: float
     preset: Mapping[str, Any] = field(default_factory=dict)
 
     def value(self, knob: Knob) -> Any:
         values = {**self.preset, FAMILY: self.family, STRATEGY: self.strategy}
-        return CornerDraw(self.share if knob.name.startswith(f"{self.family}.") else 0.5, values).value(knob)
+        return CornerDraw(self.fraction if knob.name.startswith(f"{self.family}.") else 0.5, values).value(knob)
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Candidates:
 
     def _training_knobs(self, strategy: Strategy) -> list[str]:
         names = ["lr", *(name for name in OPT_IN if name in self.config.space.knobs)]
-        if strategy.teacher is not TeacherRole.ABSENT:  # without a teacher, text without labels says nothing
+        if strategy.teacher is not TeacherRole.ABSENT:  # without a teacher, text without labels is useless
             names += ["unlabelled"] * (self.config.data.unlabelled is not None) + ["augmented"] * (self.config.data.augment > 0)
         return names
 
@@ -145,7 +145,7 @@ class Candidates:
         if lacking:
             return f"{strategy_name} needs {', '.join(lacking)}, which this {family_name} does not show"
         if not strategy_class.fits(teacher, info.provides):
-            return f"{strategy_name}.fits() says no to this {family_name}"
+            return f"{strategy_name}.fits() refuses this {family_name}"
         training = {name: global_knob(self.knobs, noted, name) for name in self._training_knobs(strategy)}
         spec = TrialSpec(family_name, dump(family), strategy_name, dump(strategy), training, float(self.config.search.epochs), 0)
         address = spec.hash
@@ -174,18 +174,18 @@ class Candidates:
             reason = drawn
         return reason
 
-    def _near(self, family: str, strategy: str, share: float, preset: Mapping[str, Any] | None = None) -> Iterator[Candidate]:
-        """The pair at one place of the family's ranges; or where the two do not fit there, what one other option of the family gives that fits:
-        with other pieces than the teacher's a student shows no attention, but the same student with the teacher's own does."""
+    def _near(self, family: str, strategy: str, fraction: float, preset: Mapping[str, Any] | None = None) -> Iterator[Candidate]:
+        """The pair at one point of the family's ranges; where the two do not fit there, with one other option of the family with which they do:
+        with other subwords than the teacher's a student provides no attention, but the same student with the teacher's own does."""
         wanted = {**(preset or {})}
-        drawn = self.draw(Sized(family, strategy, share, wanted))
+        drawn = self.draw(Sized(family, strategy, fraction, wanted))
         if isinstance(drawn, Candidate):
             yield drawn
             return
         for name, knob in list(self.knobs.declared.items()):
             if name.startswith(f"{family}.") and knob.kind == "choice":
                 for option in reversed(knob.options):
-                    drawn = self.draw(Sized(family, strategy, share, {**wanted, name: option}))
+                    drawn = self.draw(Sized(family, strategy, fraction, {**wanted, name: option}))
                     if isinstance(drawn, Candidate):
                         yield drawn
 
@@ -215,10 +215,10 @@ class Candidates:
         return list(chosen.values())
 
     def _in_turn(self, strategy: str, shapes: Sequence[tuple[str, float, Mapping[str, Any]]]) -> Iterator[Candidate]:
-        """A strategy on these shapes, within the limit on parameters; where it fits none of them, whatever it does fit."""
+        """A strategy on these shapes, within the limit on parameters; where it fits none of them, on any shape that it fits."""
         none = True
-        for family, share, preset in shapes:
-            near = self._near(family, strategy, share, preset) if (family, strategy) in self.pairs else ()
+        for family, fraction, preset in shapes:
+            near = self._near(family, strategy, fraction, preset) if (family, strategy) in self.pairs else ()
             candidate = next((each for each in near if self._small(each)), None)
             if candidate is not None:
                 none = False
@@ -231,14 +231,14 @@ class Candidates:
         return not self.over({"params": candidate.params})
 
     def _shapes(self, family: str) -> list[tuple[str, float, Mapping[str, Any]]]:
-        """(family, share, preset) of its corners, the known shapes between them."""
+        """(family, fraction, preset) of its corners, the known shapes between them."""
         strategies = [strategy for name, strategy in self.pairs if name == family]
         if not strategies:
             return []
         largest = 1.0
         while largest > 0.05 and not any(self._small(each) for strategy in strategies for each in self._near(family, strategy, largest)):
             largest -= 0.1
-        corners: list[tuple[str, float, Mapping[str, Any]]] = [(family, share, {}) for share in (0.0, largest / 2, max(0.0, largest))]
+        corners: list[tuple[str, float, Mapping[str, Any]]] = [(family, fraction, {}) for fraction in (0.0, largest / 2, max(0.0, largest))]
         known: list[tuple[str, float, Mapping[str, Any]]] = [
             (family, 0.5, {f"{family}.{name}": value for name, value in values.items()})
             for values in self.families[family].known_good(self.teacher)
@@ -247,7 +247,7 @@ class Candidates:
 
 
 def _shown(info: ModelInfo, teacher: ModelInfo) -> ModelInfo:
-    """Other pieces than the teacher's make other sequences: token by token there is nothing to compare, whatever the family says."""
+    """Other subwords than the teacher's give other sequences: token by token there is nothing to compare, whatever the family provides."""
     if info.vocab == teacher.vocab:
         return info
     return replace(info, provides=info.provides & {Signal.LOGITS, Signal.POOLED})

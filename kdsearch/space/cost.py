@@ -58,7 +58,7 @@ def _built_flops(family: Family, teacher: ModelInfo, length: int) -> int:
 
 
 def counted_flops(module: nn.Module, stock: nn.Module | None, length: int) -> int:
-    """Count the matrix products of one forward pass, on the CPU: masks look at their values, which the meta device has not.
+    """Count the matrix products of one forward pass, on the CPU: masks read their values, which the meta device does not have.
 
     stock: the Hugging Face model inside, if there is one; its fused attention kernels would count as nothing, so the eager ones are
         asked for.

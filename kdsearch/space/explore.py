@@ -1,4 +1,4 @@
-"""What a study may try, before it tries anything: every knob with its range and condition, the pairs, the sizes."""
+"""What a study may try, before it tries anything: every hyperparameter with its range and condition, the pairs, the sizes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from kdsearch.space.candidates import FAMILY, STRATEGY, Candidate, Candidates, P
 from kdsearch.space.cost import Cost
 from kdsearch.space.knobs import Knob
 
-_FEW = 8  # values of a whole number by which a condition is told
+_FEW = 8  # values of a whole number that a condition lists at most
 
 
 @dataclass(frozen=True)
 class KnobLine:
-    """A knob, ready to print."""
+    """A hyperparameter, ready to print."""
 
     name: str
     values: str  # its range or options, as drawn in this study
@@ -45,8 +45,8 @@ class Exploration:
     pairs: tuple[PairLine, ...]
     smallest: int  # parameters, of what was drawn, corners included
     largest: int
-    over_limit: float  # share of the random draws that a limit refuses
-    notes: tuple[str, ...]  # ranges that are not what the study file asked for
+    over_limit: float  # fraction of the random draws that a limit refuses
+    notes: tuple[str, ...]  # about ranges that differ from the study file's
     candidates: tuple[Candidate, ...]  # the random draws within the limits, for an estimate of time
 
 
@@ -57,7 +57,7 @@ def explore(
 
     Args:
         draws: random draws, dealt evenly to the pairs that fit.
-        price: exact costs of a student, asked only where the study limits bytes or FLOPs; without it, those limits are not looked at.
+        price: exact costs of a student, asked only where the study limits bytes or FLOPs; without it, those limits are ignored.
 
     Raises:
         InputError: an override that no knob has or that does not fit its knob; no pair that fits, or none with a student that can be drawn;
@@ -110,7 +110,7 @@ def _fitting(drawn: Iterable[Candidate | str]) -> list[Candidate]:
 
 
 def _nothing_fits(space: Candidates, reasons: Mapping[tuple[str, str], str]) -> str:
-    """What to change where families and strategies fit by their classes, and yet no student that the knobs allow fits."""
+    """What to change where families and strategies fit by their classes, but no student that the hyperparameters allow does."""
     narrowed = [name for name in space.config.space.knobs if any(name.startswith(f"{family}.") for family, _ in reasons)]
     widen = f"widen {' or '.join(f'space.knobs.{name}' for name in narrowed)}, or " if narrowed else ""
     first = "; ".join(list(dict.fromkeys(reasons.values()))[:3])
@@ -127,14 +127,14 @@ def _why_not(
         need.signal for each in drawn if each.spec.strategy == strategy for need in each.strategy.student_needs(space.teacher, each.info)
     }
     lacking = sorted(needed - space.families[family].provides)
-    return f"{family} does not show {', '.join(lacking)}" if lacking else f"{strategy}.fits() says no to {family}"
+    return f"{family} does not show {', '.join(lacking)}" if lacking else f"{strategy}.fits() refuses {family}"
 
 
 def _when(name: str, knob: Knob, drawn: Sequence[Candidate], space: Candidates) -> str:
-    """The condition under which a knob is drawn, as far as the draws show."""
+    """The condition under which a hyperparameter is drawn, as far as the draws show."""
     prefix = name.split(".")[0]
     kind, several = (FAMILY, len(space.families) > 1) if prefix in space.families else (STRATEGY, len(space.strategies) > 1)
-    if knob.kind == "fixed":  # it is never drawn, so the draws do not show where it is asked for
+    if knob.kind == "fixed":  # it is never drawn, so the draws do not show where it is used
         own = prefix in space.families or prefix in space.strategies
         return f"{kind} = {prefix}" if own and several else "wherever it is asked for"
     reasons: dict[str, list[str]] = {}  # condition within a family or strategy -> the ones that have it
@@ -152,7 +152,7 @@ def _when(name: str, knob: Knob, drawn: Sequence[Candidate], space: Candidates) 
 
 
 def _tell_apart(having: Sequence[Candidate], lacking: Sequence[Candidate]) -> str:
-    """The one drawn knob whose value decides, if there is one; empty where nothing lacks it."""
+    """The one drawn hyperparameter whose value decides, if there is one; empty where nothing lacks it."""
     if not lacking:
         return ""
     for name in having[0].knobs:

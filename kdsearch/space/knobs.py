@@ -1,6 +1,6 @@
-"""Knobs: named ranges, narrowed by the study file, drawn from by whoever searches.
+"""Hyperparameters (`Knobs`): named ranges, narrowed by the study file, from which a search draws.
 
-A `Knobs` belongs to a study: it holds the study's overrides and every knob declared so far. `Knobs.space(draw, prefix)` is what a plugin's
+A `Knobs` belongs to a study: it has the study's overrides and every hyperparameter declared so far. `Knobs.space(draw, prefix)` is what a plugin's
 `suggest` receives; `draw` decides the values (random, a corner of the space, Optuna).
 """
 
@@ -23,7 +23,7 @@ LR = (5e-5, 2e-3)  # at lr_scale 1: below, three epochs do not converge; above, 
 
 @dataclass(frozen=True)
 class Knob:
-    """A knob as it can be drawn in this study: a range, or options."""
+    """A hyperparameter as it can be drawn in this study: a range, or options."""
 
     name: str
     kind: str  # real | integer | choice | fixed
@@ -42,13 +42,13 @@ class Knob:
         return f"{self.low:g} .. {self.high:g}{' log' if self.log else ''} ({self.kind})"
 
     def number(self, value: float) -> float:
-        """The value of a range that is nearest to this one; whole where the knob is."""
+        """The value of a range that is nearest to this one; whole if the hyperparameter is."""
         nearest = min(self.high, max(self.low, value))
         return float(nearest) if self.kind == "real" else round(nearest)
 
-    def at(self, share: float) -> float:
-        """The value at this share of a range: 0 is the low end, 1 the high end."""
-        return self.number(self.low * (self.high / self.low) ** share if self.log else self.low + (self.high - self.low) * share)
+    def at(self, fraction: float) -> float:
+        """The value at this fraction of a range: 0 is the low end, 1 the high end."""
+        return self.number(self.low * (self.high / self.low) ** fraction if self.log else self.low + (self.high - self.low) * fraction)
 
 
 class Draw(Protocol):
@@ -75,9 +75,9 @@ class RandomDraw:
 
 @dataclass
 class CornerDraw:
-    """The same place of every range: share 0 is the low end, 1 the high end; `preset` values win where they fit the range."""
+    """The same point of every range: fraction 0 is the low end, 1 the high end; `preset` values win where they fit the range."""
 
-    share: float
+    fraction: float
     preset: Mapping[str, Any] = field(default_factory=dict)
 
     def value(self, knob: Knob) -> Any:
@@ -85,23 +85,23 @@ class CornerDraw:
         if knob.kind == "choice":
             wanted = self.preset.get(knob.name, knob.options[0])
             last = len(knob.options) - 1
-            return wanted if wanted in knob.options else knob.options[min(last, int(self.share * len(knob.options)))]
-        return knob.number(wanted) if isinstance(wanted, int | float) else knob.at(self.share)
+            return wanted if wanted in knob.options else knob.options[min(last, int(self.fraction * len(knob.options)))]
+        return knob.number(wanted) if isinstance(wanted, int | float) else knob.at(self.fraction)
 
 
 class Knobs:
-    """The knobs of one study: overrides from the study file, and what plugins have declared so far."""
+    """The hyperparameters of one study: overrides from the study file, and what plugins have declared so far."""
 
     def __init__(self, overrides: Mapping[str, Any] | None = None) -> None:
         self.overrides = dict(overrides or {})
         self.declared: dict[str, Knob] = {}
-        self.notes: dict[str, str] = {}  # knob -> why its range is not the one that the study file asked for
+        self.notes: dict[str, str] = {}  # name -> why its range differs from the study file's
 
     def space(self, draw: Draw, prefix: str) -> Space:
         return _PrefixedSpace(self, draw, prefix)
 
     def refuse_unknown(self) -> None:
-        """After enough draws: every override must have met its knob.
+        """After enough draws: every override must belong to a hyperparameter that was drawn.
 
         Raises:
             InputError: one did not.
@@ -220,7 +220,7 @@ _GLOBAL = {
 
 
 def global_knob(knobs: Knobs, draw: Draw, name: str) -> float:
-    """A knob that means the same for every strategy and family. An override may leave the default range, not the sensible one."""
+    """A hyperparameter that means the same for every strategy and family. An override may leave the default range, but not the sensible one."""
     (low, high), log, (least, most) = _GLOBAL[name]
     if name in knobs.overrides:
         override = knobs.overrides[name]

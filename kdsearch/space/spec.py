@@ -1,4 +1,4 @@
-"""What a trial is told: everything that decides a student, as plain data."""
+"""What a trial is given: everything that determines a student, as plain data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from kdsearch.io import files
 
-RUNGS = (0.25, 0.5, 0.75)  # shares of the planned examples after which a trial shows its validation scores
+RUNGS = (0.25, 0.5, 0.75)  # fractions of the planned examples after which a trial reports its validation scores
 
 
 @dataclass(frozen=True)

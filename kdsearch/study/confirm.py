@@ -163,7 +163,7 @@ class _Confirmation:
         )
 
     def _open(self, runs: Sequence[Run]) -> Table:
-        """The sealed rows; the ledger knows of it first. An opening that was cut off before it gave anything is gone on with."""
+        """The sealed rows; the ledger records the opening first. One that was interrupted before it gave figures is continued."""
         keys = sorted([spec, seed] for spec, seed in {run.key for run in runs})
         if not (self._pending() and self.state.openings[-1]["runs"] == keys):
             trials = sorted({run.trial for run in runs})

@@ -86,8 +86,8 @@ class Runs:
         resources, before = self.study.search.resources, {trial.number: trial.seconds.get("total", 0.0) for trial in chosen}
         # the longest first, so that none runs alone at the end
         todo.sort(key=lambda run: (-before[run.trial], run.trial, run.role, run.spec.seed))
-        places = max(1, len(os.sched_getaffinity(0)) // resources.cpu)
-        minutes = sum(before[run.trial] for run in todo) / places / 60
+        workers = max(1, len(os.sched_getaffinity(0)) // resources.cpu)
+        minutes = sum(before[run.trial] for run in todo) / workers / 60
         listed = ", ".join(str(trial.number) for trial in chosen)
         self.tell(f"finalists: trials {listed}; {len(todo)} runs to train, controls included: about {max(1, round(minutes))} minutes")
         trained = train_all(
@@ -101,8 +101,8 @@ class Runs:
             check=self.signals.check,
         )
         with self.signals.handing_to(), contextlib.closing(trained):
-            for count, (place, result) in enumerate(trained, start=1):
-                self._keep(todo[place], result, f"[{count}/{len(todo)}]")
+            for count, (index, result) in enumerate(trained, start=1):
+                self._keep(todo[index], result, f"[{count}/{len(todo)}]")
         self.signals.check()
 
     def _keep(self, run: Run, result: TrialResult, count: str) -> None:
@@ -122,6 +122,6 @@ class Runs:
             self.tell(f"{what}: failed, {result.message}")
         if run.key not in self.state.runs:
             spec, seed = run.key
-            told = {"trial": run.trial, "role": run.role, "name": run.name, "hash": spec, "seed": seed, "spec": run.spec.to_json()}
+            about = {"trial": run.trial, "role": run.role, "name": run.name, "hash": spec, "seed": seed, "spec": run.spec.to_json()}
             facts["scores"] = dict(result.scores) if result.status == "complete" else {}
-            self.ledger.append("confirmed_run", status=result.status, time=time.time(), **told, **facts)
+            self.ledger.append("confirmed_run", status=result.status, time=time.time(), **about, **facts)

@@ -29,7 +29,7 @@ from kdsearch.training.loop import Recipe, Rows, groups, mixed, steps_per_epoch
 
 SAMPLES = 6  # students that are really built and stepped, spread over the sizes
 STEPS = 2
-WIDTH = 240  # characters of what is no terminal: a knob a line
+WIDTH = 240  # characters where there is no terminal: one hyperparameter a line
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Estimate:
 
     teacher: float  # fine-tuning and the pass over all texts, if nothing of it is cached; of all teachers
     trial: float  # the mean trial over its full budget
-    search: float  # all trials, as many at once as this machine has places
+    search: float  # all trials, as many at once as this machine can run
 
 
 def show(study: StudyConfig, console: Console) -> None:
@@ -57,7 +57,7 @@ def show(study: StudyConfig, console: Console) -> None:
     rows = known.data
     train, validation = known.train_set["train"], known.validation
     # augmented text is about as long as what it is made of
-    parts = {**known.train_set, **{f"augmented {place}": train for place in range(study.data.augment)}}
+    parts = {**known.train_set, **{f"augmented {index}": train for index in range(study.data.augment)}}
     whole, labelled = prepare.planned(known, parts)
     states = signal_cache.bytes_needed(labelled.cached, train, known.info) - signal_cache.bytes_needed([], train, known.info)
     stored = whole.bytes + states + signal_cache.bytes_needed(prepare.scored_needs(known), validation, known.plan.info)
@@ -76,7 +76,9 @@ def show(study: StudyConfig, console: Console) -> None:
     facts.add_row("limits", f"{limits}; {found.over_limit:.0%} of random proposals are over one")
     facts.add_row("cache", f"{stored:,} bytes for {cached} signals" + (f"; {live} run live in the trials" if live else ""))
     if known.others:
-        facts.add_row("teachers", f"{1 + len(known.others)}: students learn from the mean of their answers, and start from the first one")
+        facts.add_row(
+            "teachers", f"{1 + len(known.others)}: students learn from the mean of their predictions, and start from the first one"
+        )
     facts.add_row("teacher", f"about {clock(guess.teacher)}, nothing when it is in the cache")
     facts.add_row("a trial", f"about {clock(guess.trial)}")
     facts.add_row("the search", f"about {clock(guess.search)} for {study.search.trials} trials, without early stopping")
@@ -134,9 +136,9 @@ def estimate(known: Known, train: Tokens, parts: list[Tokens]) -> Estimate:
     finally:
         torch.set_num_threads(threads)
     cores = len(os.sched_getaffinity(0))
-    places = max(1, cores // study.search.resources.cpu)
+    workers = max(1, cores // study.search.resources.cpu)
     speed_up = cores / study.search.resources.cpu  # the teacher has all cores
-    return Estimate(spent / speed_up, trial, trial * -(-study.search.trials // places))
+    return Estimate(spent / speed_up, trial, trial * -(-study.search.trials // workers))
 
 
 def _teacher_step(plan: Plan, batch: Batch) -> float:

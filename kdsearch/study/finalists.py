@@ -14,7 +14,7 @@ from kdsearch.results.record import State, StudyState, TrialRecord
 from kdsearch.space.spec import TrialSpec
 
 CONTROL = "hard"  # the strategy that learns from labels alone
-_DRAWS = 1000  # which students noise cannot tell apart needs less precision than what is printed
+_DRAWS = 1000  # choosing finalists needs less precision than what is printed
 _FRESH = 0x5EED  # sets these seeds apart from those that the search draws from the study's seed
 
 Role = Literal["student", "control"]
@@ -40,14 +40,14 @@ class Run:
 def choose(
     state: StudyState, objectives: Sequence[str], task: str, logits: Mapping[int, np.ndarray], labels: np.ndarray, top: int
 ) -> list[TrialRecord]:
-    """The trials to confirm: the front, and what noise cannot tell from it.
+    """The trials to confirm: the front, and those that are worse only within noise.
 
-    Of a front longer than `top`, the best student and then those that hold most of the front's hypervolume. Of a shorter one all, and then
+    Of a front longer than `top`, the best student and then those that add most to the front's hypervolume. Of a shorter one all, and then
     trials off the front that no smaller-or-equal better one beats in 95 % of paired bootstraps on validation, the closest first.
 
     Args:
         objectives: (quality, cost).
-        logits: trial -> (N, C) on validation; trials without are not looked at beyond the front.
+        logits: trial -> (N, C) on validation; trials without are only considered if they are on the front.
         labels: (N,) of validation.
         top: at most so many.
 
@@ -89,12 +89,12 @@ def _near(
     above = [trial for trial in members if trial.number in logits]
     if not others or not above:
         return []
-    said = [logits[trial.number] for trial in (*above, *others)]
-    drawn = statistics.resampled(task, quality, said, labels, draws=_DRAWS)
+    every = [logits[trial.number] for trial in (*above, *others)]
+    drawn = statistics.resampled(task, quality, every, labels, draws=_DRAWS)
     found = []
-    for place, trial in enumerate(others, start=len(above)):
+    for index, trial in enumerate(others, start=len(above)):
         beaten = [
-            float((drawn[:, at] > drawn[:, place]).mean())
+            float((drawn[:, at] > drawn[:, index]).mean())
             for at, member in enumerate(above)
             if getattr(member, cost) <= getattr(trial, cost) and member.scores[quality] >= trial.scores[quality]
         ]
@@ -111,7 +111,7 @@ def fresh_seeds(seed: int, count: int) -> list[int]:
 
 
 def control_of(spec: TrialSpec, labelled: int, unlabelled: int, augmented: int) -> TrialSpec:
-    """The same student without a teacher: the labels alone, the same family fields, training knobs and number of examples seen.
+    """The same student without a teacher: the labels alone, the same family fields, training hyperparameters and number of examples seen.
 
     Text without labels means nothing to it; where the student went through such text too, its control goes through the labelled rows as
     many times more.

@@ -21,7 +21,7 @@ VERSIONS = ("kdsearch", "torch", "transformers", "ray", "optuna", "numpy")
 
 
 def _facts(found: Teacher, max_length: int) -> dict[str, Any]:
-    """What the manifest says of a teacher."""
+    """The manifest's record of a teacher."""
     return {
         "source": found.source,
         "fingerprint": found.fingerprint,
@@ -36,7 +36,7 @@ def _facts(found: Teacher, max_length: int) -> dict[str, Any]:
 
 
 def _as_one(facts: list[dict[str, Any]], validation: dict[str, float]) -> dict[str, Any]:
-    """Several teachers as the one that their mean is: it takes all of them to answer. validation: the mean's scores there."""
+    """The mean of several teachers as one teacher, with the sizes of all of them. validation: the mean's scores there."""
     return {
         **facts[0],
         "source": f"the mean of {', '.join(each['source'] for each in facts)}",

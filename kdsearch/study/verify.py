@@ -1,4 +1,4 @@
-"""Whether a study's folder is what its ledger says: the front, and every student on it."""
+"""Whether a study's folder agrees with its ledger: the front, and every student on it."""
 
 from __future__ import annotations
 

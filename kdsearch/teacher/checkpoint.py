@@ -1,4 +1,4 @@
-"""A model's folder, read with care: what can be wrong with it is found in its files, before a weight is loaded or code is run."""
+"""A model's folder: errors are found in its files, before a weight is loaded or code is run."""
 
 from __future__ import annotations
 
@@ -138,11 +138,11 @@ def inspect(folder: Path, where: str) -> Checkpoint:
     numbers = sorted(config.id2label or {})
     if numbers != list(range(config.num_labels or 0)):
         raise InputError(f"{where}: config.json numbers its labels {numbers}: id2label must count 0, 1, 2, ... without a gap")
-    said = values.get("architectures") or []
+    declared = values.get("architectures") or []
     head = ANATOMY[kind].head[-1] + ".weight"
-    classifier = any(str(name).endswith("ForSequenceClassification") for name in said) or (not said and head in shapes)
+    classifier = any(str(name).endswith("ForSequenceClassification") for name in declared) or (not declared and head in shapes)
     if classifier and head not in shapes:
-        raise InputError(f"{where}: config.json says {said[0]}, but the weights hold no {head}: not a trained classifier")
+        raise InputError(f"{where}: config.json says {declared[0]}, but the weights hold no {head}: not a trained classifier")
     if classifier and shapes[head][0] != config.num_labels:
         raise InputError(f"{where}: config.json says {config.num_labels} labels, the weights' head gives {shapes[head][0]}")
     return Checkpoint(folder, where, config, weights, shapes, classifier)
@@ -291,7 +291,7 @@ def _json(path: Path, where: str, absent: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """transformers prints bars and reports on loading; what is worth telling, we tell."""
+    """Silences the bars and reports that transformers prints while loading; kdsearch prints what matters."""
     log: Any = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()

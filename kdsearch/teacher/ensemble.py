@@ -1,7 +1,7 @@
-"""Several teachers of one study: each past its own gate and cached on its own; students learn from the mean of their answers.
+"""Several teachers of one study: each is checked by the gate and cached on its own; students learn from the mean of their predictions.
 
-The first is the main one: students start from it, have its tokenizer, and follow its states. The others give logits, whatever their type,
-size and tokenizer.
+The first is the main one: students start from it, have its tokenizer, and learn from its states. The others only give logits; they may have any
+type, size and tokenizer.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from kdsearch.io.progress import Progress
 from kdsearch.teacher import resolve
 from kdsearch.teacher.resolve import Plan, Teacher
 
-POINT = 0.01  # of the study's quality: a mean that is worse than its best teacher by more is told
+POINT = 0.01  # of the study's quality: a note is printed if the mean is worse than the best teacher by more
 
 
 @dataclass(frozen=True)
 class Other:
-    """A teacher beside the main one, as its files tell it, and the study's rows in its own pieces."""
+    """A teacher beside the main one, as known from its files, and the study's rows as its own tokens."""
 
     plan: Plan
     train_set: dict[str, Tokens]  # by name, as the main teacher's
@@ -39,13 +39,13 @@ def inspect(config: StudyConfig, data: Data, tables: Mapping[str, Table]) -> tup
     """The study's teachers beside the main one; () where there is one.
 
     Args:
-        tables: what students learn from, by name.
+        tables: the training set, by part.
 
     Raises:
         InputError: as resolve.inspect, naming teacher[1].
     """
     length = config.data.max_length
-    plans = [resolve.inspect(config, data, place) for place in range(1, len(config.teachers))]
+    plans = [resolve.inspect(config, data, index) for index in range(1, len(config.teachers))]
     return tuple(
         Other(
             plan,
@@ -61,15 +61,15 @@ def resolve_all(
 ) -> tuple[Teacher, ...]:
     """Load or fine-tune each teacher and let each pass its gate, in their order.
 
-    needs: what will be asked of the main one on the validation rows.
+    needs: the main one's signals that the validation rows need.
 
     Raises:
         InputError: as resolve.resolve; or two of them are one and the same.
     """
     found: list[Teacher] = []
-    for place, plan in enumerate(plans):
-        asked = needs if place == 0 else (LOGITS,)
-        one = resolve.resolve(config, data, numbered(progress, place, len(plans)), plan=plan, needs=asked)
+    for index, plan in enumerate(plans):
+        asked = needs if index == 0 else (LOGITS,)
+        one = resolve.resolve(config, data, numbered(progress, index, len(plans)), plan=plan, needs=asked)
         for before in found:
             if (one.fingerprint, one.tokenizer_hash) == (before.fingerprint, before.tokenizer_hash):
                 raise InputError(f"{one.source}: the same weights as {before.source}: leave one of them out")
@@ -80,7 +80,7 @@ def resolve_all(
 def mean(logits: Sequence[np.ndarray] | np.ndarray, task: str = "") -> np.ndarray:
     """(N, C) float32 of K teachers' logits, (N, C) each: the logits of the mean of their probabilities, or the mean of their numbers.
 
-    One teacher's are given back as they are. task: as `losses.mixture`.
+    One teacher's are returned unchanged. task: as `losses.mixture`.
     """
     if len(logits) == 1:
         return np.asarray(logits[0])
@@ -91,7 +91,7 @@ def mean(logits: Sequence[np.ndarray] | np.ndarray, task: str = "") -> np.ndarra
 
 
 def advice(logits: np.ndarray, labels: np.ndarray, task: str, quality: str, keys: Sequence[str]) -> str | None:
-    """What to tell of a mean that is worse on validation than one of the teachers alone, by more than a point; None where it is not.
+    """A note if the mean is worse on validation than one of the teachers alone by more than a point; None otherwise.
 
     Args:
         logits: (K, N, C) on the validation rows.
@@ -100,15 +100,15 @@ def advice(logits: np.ndarray, labels: np.ndarray, task: str, quality: str, keys
         keys: of the teachers in the study file.
     """
 
-    def score(places: Sequence[int]) -> float:
-        return tasks.of(task).scores(mean(logits[list(places)], task), labels)[quality]
+    def score(indices: Sequence[int]) -> float:
+        return tasks.of(task).scores(mean(logits[list(indices)], task), labels)[quality]
 
     every = range(len(logits))
-    whole, alone = score(every), [score([place]) for place in every]
+    whole, alone = score(every), [score([index]) for index in every]
     best = int(np.argmax(alone))
     if alone[best] - whole <= POINT + 1e-9:
         return None
-    without = [score([place for place in every if place != out]) for out in every]
+    without = [score([index for index in every if index != out]) for out in every]
     out = int(np.argmax(without))
     return (
         f"the mean of the teachers is worse than {keys[best]} alone: {quality} {whole:.4f} on validation instead of {alone[best]:.4f}; "
@@ -117,7 +117,7 @@ def advice(logits: np.ndarray, labels: np.ndarray, task: str, quality: str, keys
 
 
 def respelt(table: Table, theirs: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase) -> Table:
-    """Augmented text as another tokenizer reads it: the mask of the tokenizer that it was made with becomes its own, or goes."""
+    """Augmented text for another tokenizer: the mask token that it was made with is replaced by the other one's, or removed."""
     old, new = theirs.mask_token, own.mask_token or ""
     if not old or old == new:
         return table
@@ -128,8 +128,8 @@ def respelt(table: Table, theirs: PreTrainedTokenizerBase, own: PreTrainedTokeni
     return replace(table, texts=spelt(table.texts), pairs=None if table.pairs is None else spelt(table.pairs))
 
 
-def numbered(progress: Progress | None, place: int, count: int) -> Progress | None:
+def numbered(progress: Progress | None, index: int, count: int) -> Progress | None:
     if progress is None or count == 1:
         return progress
-    told = progress
-    return lambda what, done, total: told(f"teacher {place + 1} of {count}: {what}", done, total)
+    report = progress
+    return lambda what, done, total: report(f"teacher {index + 1} of {count}: {what}", done, total)

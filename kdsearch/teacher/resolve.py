@@ -67,16 +67,16 @@ class Plan:
     tuning: FineTune | None
 
 
-def inspect(config: StudyConfig, data: Data, place: int = 0) -> Plan:
-    """Everything about a teacher that its files can tell, checked; no weight is loaded.
+def inspect(config: StudyConfig, data: Data, index: int = 0) -> Plan:
+    """Everything about a teacher that is known from its files, checked; no weight is loaded.
 
-    place: which of the study's teachers, the main one being the first.
+    index: which of the study's teachers, the main one being the first.
 
     Raises:
         InputError: the folder, its labels, its tokenizer or its length do not fit, or it was tuned by us on another split.
         EnvironmentProblem: the preset's package is not installed.
     """
-    asked, key = config.teachers[place], f"teacher[{place}]" if len(config.teachers) > 1 else "teacher"
+    asked, key = config.teachers[index], f"teacher[{index}]" if len(config.teachers) > 1 else "teacher"
     folder, where = checkpoint.find(asked.model, asked.preset, key)
     found = checkpoint.inspect(folder, where)
     tuning = _tuning(asked, found, key)
@@ -309,14 +309,14 @@ def _through_gate(
     logits = signal_cache.stored_logits(teacher, tokens, config.data.max_length)
     if logits is None and not teacher.tuned and len(targets) > SECOND_LOOK:
         rows = gate.sample(targets, FIRST_LOOK)
-        said = _logits(teacher, data.validation.rows(rows), config.data.max_length)
-        if not evidence(rows, said, False).above_chance:
+        seen = _logits(teacher, data.validation.rows(rows), config.data.max_length)
+        if not evidence(rows, seen, False).above_chance:
             more = np.setdiff1d(gate.sample(targets, SECOND_LOOK), rows)
             rows = np.concatenate([rows, more])
-            said = np.concatenate([said, _logits(teacher, data.validation.rows(more), config.data.max_length)])
+            seen = np.concatenate([seen, _logits(teacher, data.validation.rows(more), config.data.max_length)])
             # If even so many rows are not above chance, the rest would cost minutes and change nothing.
-            if not evidence(rows, said, False).above_chance:
-                evidence(rows, said, True)
+            if not evidence(rows, seen, False).above_chance:
+                evidence(rows, seen, True)
         forwards = len(rows)
     if logits is None:
         found = signal_cache.signals(teacher, tokens, needs, progress, max_length=config.data.max_length)
@@ -336,10 +336,10 @@ def _logits(teacher: Teacher, table: Table, max_length: int) -> np.ndarray:
 def _reorder(model: PreTrainedModel, order: Sequence[int]) -> None:
     """Output i of the head becomes what output order[i] was."""
     head = checkpoint.head(model)
-    places = torch.tensor(order)
-    head.weight.data = head.weight.data[places].clone()
+    indices = torch.tensor(order)
+    head.weight.data = head.weight.data[indices].clone()
     if head.bias is not None:
-        head.bias.data = head.bias.data[places].clone()
+        head.bias.data = head.bias.data[indices].clone()
 
 
 def _name_outputs(config: PretrainedConfig, data: Data) -> None:
@@ -350,8 +350,8 @@ def _name_outputs(config: PretrainedConfig, data: Data) -> None:
 
 
 def _deciding(config: PretrainedConfig) -> dict[str, object]:
-    told = ("_name_or_path", "architectures", "transformers_version", "dtype", "id2label", "label2id", "problem_type")
-    return {key: value for key, value in config.to_dict().items() if key not in told}
+    ignored = ("_name_or_path", "architectures", "transformers_version", "dtype", "id2label", "label2id", "problem_type")
+    return {key: value for key, value in config.to_dict().items() if key not in ignored}
 
 
 def _weight_parts(model: PreTrainedModel) -> list[bytes | str]:

@@ -199,7 +199,7 @@ def lock(path: Path, progress: Progress | None, waiting: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Turn what an operating system says of the cache's folder or disk into one clear line."""
+    """Turn the operating system's error about the cache's folder or disk into one clear line."""
     root = cache_root()
     try:
         with files.disk_problems(root):
@@ -305,7 +305,7 @@ def forward(
             for rows in in_order(tokens.lengths, TOKENS_PER_BATCH):
                 batch = table.batch(rows)
                 outputs = encoder(batch, needs)
-                places = tokens.offsets[rows][:, None] + np.arange(batch.mask.shape[1])[None]
+                indices = tokens.offsets[rows][:, None] + np.arange(batch.mask.shape[1])[None]
                 mask = batch.mask.cpu().numpy()
                 for need, target in targets.items():
                     if need.layer is None:
@@ -316,7 +316,7 @@ def forward(
                         target[rows] = values.cpu().numpy()
                     else:
                         flat = values.transpose(1, 2).flatten(2) if need.signal is Signal.VALUES else values
-                        target[places[mask]] = flat.cpu().numpy()[mask]
+                        target[indices[mask]] = flat.cpu().numpy()[mask]
                 done += len(rows)
                 if progress is not None:
                     progress("running the teacher", done, len(tokens))

@@ -24,7 +24,7 @@ class _Given(nn.Module):
 
 
 def split_state(layers: int, tuning: TeacherTuning) -> Need:
-    """The highest state that tuning leaves constant, as the cache may hold it. layers: the teacher's."""
+    """The highest state that tuning leaves constant, which can be cached. layers: the teacher's."""
     return Need(Signal.HIDDEN, max(0, layers - tuning.layers))
 
 
@@ -72,7 +72,7 @@ class PrivateTeacher(nn.Module):
     def from_state(self, batch: Batch, state: Tensor) -> Outputs:
         """The logits, from the state below the tuned layers.
 
-        state: (B, S, H), as `split_state` names it; what it holds where padded is never looked at.
+        state: (B, S, H), the one that `split_state` names; its values at padding are ignored.
         """
         self._given.state = state
         return self._top(batch, (LOGITS,))
