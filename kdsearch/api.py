@@ -321,7 +321,7 @@ class Family(ABC):
         Args:
             ids: (T,) int64 the rows that the trial will train on end to end, in the student's own vocabulary.
             offsets: (N + 1,) int64: row n is ids[offsets[n]:offsets[n + 1]].
-            answers: (N, C) float32 what is to be learnt of each row: the teacher's probabilities, or its value for a regression; where the strategy
+            answers: (N, C) float32 the training target of each row: the teacher's probabilities, or its value for a regression; where the strategy
                 has no teacher, the labels: one-hot, or the value.
         """
         return
@@ -330,7 +330,7 @@ class Family(ABC):
         """Start the student from the teacher, in place. Called after `observe`.
 
         teacher: the teacher's classifier, on the CPU, not to be changed. For a student with a pruned vocabulary its word table holds the
-            rows of the kept pieces alone, in the student's order.
+            rows of the kept subwords only, in the student's order.
         """
         return
 

@@ -50,14 +50,14 @@ def largest(teacher: ModelInfo) -> int:
 
 
 def described(teacher: ModelInfo, *, vocabulary: int, layers: int, hidden: int, provides: frozenset[Signal]) -> ModelInfo:
-    """The `info` of a student with a vocabulary of its own and no attention: other pieces make other sequences, so that token by token there is
+    """The `info` of a student with a vocabulary of its own and no attention: other subwords give other sequences, so that token by token there is
     nothing to compare with the teacher any more, and of the family's signals LOGITS and POOLED remain."""
     shown = provides if vocabulary == teacher.vocab else provides & {Signal.LOGITS, Signal.POOLED}
     return replace(teacher, vocab=vocabulary, vocabularies=(), layers=layers, hidden=hidden, heads=1, intermediate=0, provides=shown)
 
 
 def fresh_table(vocabulary: int, width: int) -> nn.Embedding:
-    """Embeddings of word pieces (V, H) with a standard deviation of WIDTH, for `lookup`; `start_table` starts them from the teacher."""
+    """Embeddings of subwords (V, H) with a standard deviation of WIDTH, for `lookup`; `start_table` starts them from the teacher."""
     table = nn.Embedding(vocabulary, width)
     nn.init.normal_(table.weight, std=WIDTH)
     return table
@@ -77,14 +77,14 @@ def start_table(table: nn.Embedding, teacher: nn.Module, vocabulary: int) -> Non
     Args:
         table: (V or more, H) its first V rows are changed in place. What H has beyond the width of the teacher's table stays as it is.
         teacher: a classifier of a type in teacher.encoder.ANATOMY.
-        vocabulary: V, the student's word pieces.
+        vocabulary: V, the student's subwords.
 
     Raises:
         ValueError: the teacher's word table has other rows than the student's.
     """
     words = initialise.bert_names(teacher)["embeddings.word_embeddings.weight"]
     if len(words) != vocabulary:
-        raise ValueError(f"a student of {vocabulary} word pieces cannot start from a table of {len(words)}")
+        raise ValueError(f"a student of {vocabulary} subwords cannot start from a table of {len(words)}")
     centred = words - words.mean(0)
     started = centred @ initialise.top_directions(centred, table.embedding_dim)  # (V, H), or narrower where the teacher's table is
     with torch.no_grad():
@@ -149,7 +149,7 @@ def lower_bound(keys: Tensor, wanted: Tensor) -> Tensor:
 
 
 class Bigrams(nn.Module):
-    """The most telling pairs of neighbouring pieces of a text, each with a number of its own: an exact table, so no two share a row.
+    """The most informative pairs of neighbouring subwords of a text, each with a number of its own: an exact table, so no two share a row.
 
     The keys (K,) int64, first * vocabulary + second, ascending, are a buffer: saved with the student, not among its parameters. Those that the
     text did not fill hold vocabulary ** 2, which no pair has.
@@ -182,8 +182,8 @@ class Bigrams(nn.Module):
         row = torch.repeat_interleave(torch.arange(len(answers)), offsets.diff())[:-1][both]
         known, place, counts = pairs.unique(return_inverse=True, return_counts=True)
         apart = answers - answers.mean(0)
-        told = torch.stack([torch.zeros(len(known)).index_add_(0, place, each[row]) for each in apart.unbind(1)]).abs().amax(0)
-        kept = known[(told / (counts + 3).sqrt()).argsort(descending=True, stable=True)[: len(self.keys)]]
+        lift = torch.stack([torch.zeros(len(known)).index_add_(0, place, each[row]) for each in apart.unbind(1)]).abs().amax(0)
+        kept = known[(lift / (counts + 3).sqrt()).argsort(descending=True, stable=True)[: len(self.keys)]]
         self.keys.fill_(self.vocabulary**2)
         self.keys[: len(kept)] = kept.sort().values
 
@@ -203,7 +203,7 @@ class Bigrams(nn.Module):
         return number, (following >= 0) & (self.keys[number] == wanted)
 
     def pieces(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(numbers, first pieces, second pieces), (N,) int64 each, of the keys that the text filled."""
+        """(numbers, first subwords, second subwords), (N,) int64 each, of the keys that the text filled."""
         numbers = (self.keys < self.vocabulary**2).nonzero().flatten()
         return numbers, self.keys[numbers] // self.vocabulary, self.keys[numbers] % self.vocabulary
 

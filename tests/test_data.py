@@ -39,7 +39,7 @@ def three(folder: Path, **other: pd.DataFrame) -> dict[str, Path]:
     return files(folder, **{**frames, **other})
 
 
-DROP = "mend these rows, or set data.bad_rows: drop to go on without them"
+DROP = "correct these rows, or set data.bad_rows: drop to go on without them"
 
 
 def complaint(**keys: Any) -> str:

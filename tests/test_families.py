@@ -178,7 +178,7 @@ def test_a_full_width_start_keeps_the_distances_of_the_teachers_words() -> None:
 
 
 def test_a_start_from_another_vocabulary_is_refused() -> None:
-    with pytest.raises(ValueError, match="60 word pieces cannot start from a table of 100"):
+    with pytest.raises(ValueError, match="60 subwords cannot start from a table of 100"):
         modules.start_table(nn.Embedding(100, 8), tiny_teacher(), 60)
 
 

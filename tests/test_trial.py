@@ -272,7 +272,7 @@ def test_mixed_precision_trains_as_well_and_saves_full_precision(assets: Assets,
 
 def test_two_studies_in_one_process_keep_their_own_pieces(assets: Assets) -> None:
     vocabulary = assets.vocabularies[60]
-    other = replace(vocabulary, pieces=vocabulary.pieces[::-1].copy())
+    other = replace(vocabulary, subwords=vocabulary.subwords[::-1].copy())
     one, reversed_ = (assets.teacher(each).get_input_embeddings().weight for each in (vocabulary, other))
     assert torch.equal(one, reversed_.flip(0))
 

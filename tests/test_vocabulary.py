@@ -146,11 +146,11 @@ def test_a_study_whose_teacher_has_an_added_token_gives_it_the_teachers_row(tmp_
     )
     assets = prepare.prepare(prepare.inspect(study)).assets
     (pruned,) = assets.vocabularies.values()  # every piece of the texts, and the special ones
-    assert pruned.pieces[-1] == 100
-    assert set(pruned.pieces[:4]) == {0, 1, 2, 3}
-    np.testing.assert_array_equal(pruned.pieces[pruned.train_set.ids], assets.train_set.tokens.ids)
+    assert pruned.subwords[-1] == 100
+    assert set(pruned.subwords[:4]) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(pruned.subwords[pruned.train_set.ids], assets.train_set.tokens.ids)
     rows_of = [assets.teacher(each).get_input_embeddings().weight for each in (None, pruned)]
-    assert torch.equal(rows_of[1], rows_of[0][torch.from_numpy(pruned.pieces)])
+    assert torch.equal(rows_of[1], rows_of[0][torch.from_numpy(pruned.subwords)])
 
 
 def test_a_tokenizer_of_another_kind_keeps_its_vocabulary() -> None:

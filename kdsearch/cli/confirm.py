@@ -13,7 +13,7 @@ from rich.table import Table
 from kdsearch import tasks
 from kdsearch.cli.options import Format, FormatOption, Moved, StudyDir
 
-WIDTH = 150  # columns where there is no terminal that says: nothing wraps
+WIDTH = 150  # columns where there is no terminal: nothing wraps
 
 
 def confirm(
@@ -46,11 +46,11 @@ def summary(document: dict[str, Any]) -> dict[str, Any]:
     """What `--format json` prints."""
     from kdsearch.results.front import confirmed_points
 
-    told = document["confirmation"]
+    confirmation = document["confirmation"]
     return {
         "study": document["study"],
         "objectives": document["objectives"],
-        **{key: told[key] for key in ("test_used", "rows", "majority", "share_asked")},
+        **{key: confirmation[key] for key in ("test_used", "rows", "majority", "share_asked")},
         "teacher": document["teacher"],
         "finalists": confirmed_points(document),
     }
@@ -59,12 +59,12 @@ def summary(document: dict[str, Any]) -> dict[str, Any]:
 def table(document: dict[str, Any], task: tasks.Task) -> Table:
     """The finalists on test, with the teacher and the simplest guess beside them."""
     quality = document["objectives"][0]
-    told, teacher = document["confirmation"], document["teacher"]
+    confirmation, teacher = document["confirmation"], document["teacher"]
     on_front = {point["trial"] for point in document["points"]}
     from kdsearch.io.text import compact, percent
     from kdsearch.results.front import confirmed_points
 
-    title = f"{document['study']}: {quality} on {told['rows']:,} test rows"
+    title = f"{document['study']}: {quality} on {confirmation['rows']:,} test rows"
     found = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("trial", "student", "params", "validation", "test", "95 %", "of teacher", "control", "gain", "recovered", "tied with"):
         found.add_column(name, justify="left" if name == "student" else "right")
@@ -87,7 +87,7 @@ def table(document: dict[str, Any], task: tasks.Task) -> Table:
     own = teacher["test"]
     cells = [compact(teacher["params"]), f"{teacher['validation'][quality]:.4f}", f"{own[quality]:.4f}"]
     found.add_row("", "teacher", *cells, f"{own['ci95'][0]:.3f}-{own['ci95'][1]:.3f}", style="dim")
-    found.add_row("", task.simplest, "", "", f"{told['majority'][quality]:.4f}", style="dim")
+    found.add_row("", task.simplest, "", "", f"{confirmation['majority'][quality]:.4f}", style="dim")
     return found
 
 
@@ -111,18 +111,18 @@ def notes(document: dict[str, Any]) -> list[str]:
     """What the table's columns mean, and what a reader must know."""
     from kdsearch.results.front import confirmed_points
 
-    told = document["confirmation"]
+    confirmation = document["confirmation"]
     points = confirmed_points(document)
-    used = f"test used {told['test_used']} time{'s' * (told['test_used'] > 1)}"
+    used = f"test used {confirmation['test_used']} time{'s' * (confirmation['test_used'] > 1)}"
     lines = [
         f"{used}; ± is the deviation over seeds; deployed is the median run by validation: students/<trial>-confirmed",
         "control: the same student without a teacher; recovered: (student - control) / (teacher - control), blank without a clear gap",
     ]
     if len(points) > 1:
-        share = f"{told['share_asked']:.1%}"
+        share = f"{confirmation['share_asked']:.1%}"
         lines.append(f"tied with: no larger, and the student is better in fewer than {share} of paired bootstraps of rows and seeds")
-    if told["others"]:
-        lines.append("*: not on the front of validation scores, but noise cannot tell it from there")
+    if confirmation["others"]:
+        lines.append("*: not on the front of validation scores, but worse only within noise")
     failed = [(point["trial"], each) for point in points for each in point["confirmed"]["failed"]]
     lines += [f"trial {trial}, {each['role']}, seed {each['seed']} failed: {each['message']}" for trial, each in failed[:3]]
     if len(failed) > 3:

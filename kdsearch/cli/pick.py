@@ -22,7 +22,7 @@ def pick(
     ] = None,
     min_retention: Annotated[
         float | None,
-        typer.Option(help="The smallest that keeps this share of the teacher's score, 0.97: on test if confirmed, else on validation."),
+        typer.Option(help="The smallest that keeps this fraction of the teacher's score, 0.97: on test if confirmed, else on validation."),
     ] = None,
     knee: Annotated[bool, typer.Option("--knee", help="The most score for its size.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="The folder to write into. [default: deployed/STUDY-TRIAL]")] = None,

@@ -94,7 +94,7 @@ def _varied(text: str, near: dict[str, list[str]], mask: str, rng: np.random.Gen
 
 
 def _neighbours(train: Table, tokenizer: PreTrainedTokenizerFast, table: Tensor) -> dict[str, list[str]]:
-    """Words of the training text that are a single piece -> the nearest others of them, by cosine."""
+    """Words of the training text that are a single subword -> the nearest others of them, by cosine."""
     vocab = tokenizer.get_vocab()
     spoken = {word for text in _all_texts(train) for word in text.lower().split()}
     words = sorted(word for word in spoken if word in vocab and word.isalpha())

@@ -1,4 +1,4 @@
-"""csv and tsv: a file's text in, rows of fields out, every field as the text it is. Lines that are no rows are told by number, never guessed at."""
+"""csv and tsv: a file's text in, rows of fields out, every field as the text it is. Lines that are not rows are reported, never repaired."""
 
 from __future__ import annotations
 

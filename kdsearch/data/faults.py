@@ -1,4 +1,4 @@
-"""What is wrong with a study's tables, gathered over all of them and told at once."""
+"""What is wrong with a study's tables, gathered over all of them and reported at once."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from kdsearch.errors import InputError
 from kdsearch.tasks.columns import BadRows, Columns
 
 _SHOWN = 8
-_DROP = "mend these rows, or set data.bad_rows: drop to go on without them"
+_DROP = "correct these rows, or set data.bad_rows: drop to go on without them"
 
 T = TypeVar("T")
 
 
 class Faults:
-    """The complaints so far, and the rows that were left out for them.
+    """The errors so far, and the rows that were left out because of them.
 
     drop: whether the study goes on without rows that cannot be used (`data.bad_rows`).
     """
@@ -29,15 +29,15 @@ class Faults:
         self._others: list[str] = []
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """Note a complaint that leaving out rows would not mend, and go on."""
+    def collected(self) -> Iterator[None]:
+        """Record an error that leaving out rows would not solve, and go on."""
         try:
             yield
         except InputError as problem:
             self._others.append(str(problem))
 
     def attempt(self, found: dict[str, Columns], read: Callable[[dict[str, Columns]], T]) -> T | None:
-        """What read makes of tables; rows that it complains of are taken out of found. None where no row is to blame, or every one."""
+        """The result of read; rows that it refuses are removed from found. None if the error is about no row, or about every one."""
         while True:
             for source in found.values():
                 if not source.rows:
@@ -50,12 +50,12 @@ class Faults:
                 self._leave_out(role, len(problem.rows), str(problem))
                 found[role] = problem.source.without(problem.rows)
             except InputError as problem:
-                if self._drop or not any(self.dropped[role] for role in found):  # else it may be for want of the rows left out
+                if self._drop or not any(self.dropped[role] for role in found):  # otherwise the rows left out may be the cause
                     self._others.append(str(problem))
                 return None
 
     def unreadable(self, found: dict[str, Columns]) -> None:
-        """Count the lines of the tables that are no rows."""
+        """Count the lines of the tables that are not rows."""
         for role, source in found.items():
             for complaint, lines in zip(source.unreadable(), source.broken.values(), strict=True):
                 self._leave_out(role, len(lines), complaint)
@@ -67,13 +67,13 @@ class Faults:
     def refuse(self) -> None:
         """
         Raises:
-            InputError: something is wrong that leaving out rows does not mend, or the study does not leave them out.
+            InputError: something is wrong that leaving out rows does not solve, or the study does not leave them out.
         """
-        told = list(dict.fromkeys(self._others if self._drop else [*self._rows, *self._others]))
-        if not told:
+        lines = list(dict.fromkeys(self._others if self._drop else [*self._rows, *self._others]))
+        if not lines:
             return
-        if len(told) > _SHOWN:
-            told = [*told[:_SHOWN], f"data: and {len(told) - _SHOWN} more problems"]
+        if len(lines) > _SHOWN:
+            lines = [*lines[:_SHOWN], f"data: and {len(lines) - _SHOWN} more problems"]
         if self._rows and not self._drop:
-            told = [f"{told[0]}: {_DROP}"] if len(told) == 1 else [*told, f"data: {_DROP}"]
-        raise InputError("\n".join(told))
+            lines = [f"{lines[0]}: {_DROP}"] if len(lines) == 1 else [*lines, f"data: {_DROP}"]
+        raise InputError("\n".join(lines))

@@ -145,8 +145,8 @@ def read_packaged(name: str, text: str) -> Columns:
     """
     where = f"data.unlabelled: {name}"
     frame = _reviews(where, name)
-    pieces = (piece.strip() for review in frame["text"] for piece in _SENTENCE_END.split(review))
-    sentences = list(dict.fromkeys(piece for piece in pieces if 4 <= piece.count(" ") + 1 <= 60))
+    parts = (part.strip() for review in frame["text"] for part in _SENTENCE_END.split(review))
+    sentences = list(dict.fromkeys(part for part in parts if 4 <= part.count(" ") + 1 <= 60))
     return Columns(where, "its first", (text,), {text: sentences}, len(sentences))
 
 

@@ -45,7 +45,7 @@ class Data:
     class_counts: dict[str, dict[str, int]]  # role (train, validation) -> name -> rows; {} where labels have no names
     fingerprint: str  # of all rows as they were read, unlabelled ones too; whatever the split
     split_fingerprint: str  # of which labelled row is where, in order, the sealed ones included
-    judged: frozenset[str] = frozenset()  # row_keys of the validation rows and of the sealed ones: never to be learnt from
+    judged: frozenset[str] = frozenset()  # row_keys of the validation rows and of the sealed ones: never trained on
     bad_rows: dict[str, int] = field(default_factory=dict)  # role, as its file has it -> rows dropped because they cannot be used
 
 
@@ -140,7 +140,7 @@ def _tables(config: StudyConfig) -> tuple[dict[str, Table], tuple[str, ...], dic
         for key, name in wanted.items():
             if (role, key) == ("unlabelled", "label"):
                 continue
-            with faults.told():
+            with faults.collected():
                 source.column(key, name)
             if key != "label":
                 faults.attempt(alone, partial(_texts, key=key, column=name))
@@ -175,7 +175,7 @@ def _sources(config: StudyConfig, wanted: Sequence[str], faults: Faults) -> dict
         found = {}
         for role in ("train", "validation", "test"):
             if (path := getattr(data.files, role)) is not None:
-                with faults.told():
+                with faults.collected():
                     found[role] = sources.read_file(Path(path), f"data.files.{role}", wanted, data.label)
     if data.unlabelled in PACKAGED:
         if data.text_pair is not None:
@@ -184,7 +184,7 @@ def _sources(config: StudyConfig, wanted: Sequence[str], faults: Faults) -> dict
             )
         found["unlabelled"] = sources.read_packaged(data.unlabelled, data.text)
     elif data.unlabelled is not None:
-        with faults.told():
+        with faults.collected():
             found["unlabelled"] = sources.read_file(Path(data.unlabelled), "data.unlabelled", wanted[:-1])
     return found
 

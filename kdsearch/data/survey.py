@@ -42,10 +42,10 @@ def survey(data: Data, tokenizer: PreTrainedTokenizerBase, train: Tokens, max_le
                 "apart that accuracy does not"
             )
     for alike in _alike(counts)[:SHOWN]:
-        told = " and ".join(f"{name!r} ({counts[name]:,} rows)" for name in alike)
-        lines.append(("labels alike", f"{told}: equal but for letter case or spaces"))
+        text = " and ".join(f"{name!r} ({counts[name]:,} rows)" for name in alike)
+        lines.append(("labels alike", f"{text}: equal but for letter case or spaces"))
         notes.append(
-            f"the labels {told} are equal but for letter case or spaces, and are classes of their own: write them alike if they are one"
+            f"the labels {text} are equal but for letter case or spaces, and are classes of their own: write them alike if they are one"
         )
     repeats, contradicting, texts = _repeats([data.train, data.validation])
     lines.append(
@@ -60,9 +60,9 @@ def survey(data: Data, tokenizer: PreTrainedTokenizerBase, train: Tokens, max_le
         ("left out", "they cannot be used (data.bad_rows: drop)", data.bad_rows),
     ):
         if any(lost.values()):
-            told = f"{', '.join(f'{count:,} rows of {role}' for role, count in lost.items() if count)}: {why}"
-            lines.append((what, told))
-            notes.append(f"{what}: {told}")
+            text = f"{', '.join(f'{count:,} rows of {role}' for role, count in lost.items() if count)}: {why}"
+            lines.append((what, text))
+            notes.append(f"{what}: {text}")
     cut = _cut(data.train, tokenizer, train, max_length)
     lines.append(("long texts", f"{cut:.1%} of the training texts are longer than data.max_length: {max_length} tokens, and are cut"))
     if cut >= CUT:

@@ -1,10 +1,10 @@
-"""Pruned vocabularies: which of the teacher's word pieces a student keeps, and a tokenizer that falls back to smaller ones.
+"""Pruned vocabularies: which of the teacher's subwords a student keeps, and a tokenizer that falls back to smaller ones.
 
-In a small student most parameters are embeddings, most of them of pieces that its texts never use. A plan keeps the pieces that the training and
-unlabelled text uses most. What is fixed before the search is the order of the pieces; the vocabulary of size n has its first n, so that sizes are
+In a small student most parameters are embeddings, most of them of subwords that its texts never use. A plan keeps the subwords that the training and
+unlabelled text uses most. What is fixed before the search is the order of the subwords; the vocabulary of size n has its first n, so that sizes are
 exact and a smaller vocabulary is a part of every larger one.
 
-Tokens that were added to the tokenizer beside its WordPiece model ("[E1]") are pieces too: special ones are always kept, others by how often.
+Tokens that were added to the tokenizer beside its WordPiece model ("[E1]") are subwords too: special ones are always kept, others by how often.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from kdsearch.data.tokens import Tokens
 
-SIZES = (1000, 2000, 4000, 8000, 16000)  # offered where the text has as many pieces; and the size that holds every piece of it
+SIZES = (1000, 2000, 4000, 8000, 16000)  # offered where the text has as many subwords; and the size that holds every subword of it
 _PREFIX = "##"
 _FILE = "tokenizer.json"
 
@@ -29,7 +29,7 @@ _FILE = "tokenizer.json"
 class Vocabulary:
     """One pruned vocabulary, with the study's texts in it."""
 
-    pieces: np.ndarray  # (V,) int64 the teacher's id of each kept piece, in the student's order
+    subwords: np.ndarray  # (V,) int64 the teacher's id of each kept subword, in the student's order
     tokenizer: Mapping[str, bytes]  # a folder that AutoTokenizer loads
     pad: int
     train_set: Tokens
@@ -40,17 +40,17 @@ def order(tokenizer: PreTrainedTokenizerFast, parts: Sequence[Tokens]) -> tuple[
     """The teacher's ids in the order in which students keep them, and how many can be no fewer.
 
     First what nothing can be spelt without: special tokens, the single characters that the text uses, and ASCII letters and digits, at the start
-    and inside of a word; then the other pieces that occur, by how often.
+    and inside of a word; then the other subwords that occur, by how often.
 
     Returns:
-        (ids (N,) int64, minimum); (empty, 0) for a tokenizer that is not WordPiece: pruning BPE or unigram pieces changes how words split in
+        (ids (N,) int64, minimum); (empty, 0) for a tokenizer that is not WordPiece: pruning BPE or unigram subwords changes how words split in
         ways that need their merges or scores fitted again.
     """
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     if state["model"]["type"] != "WordPiece" or state["model"]["continuing_subword_prefix"] != _PREFIX:
         return np.zeros(0, np.int64), 0
     vocab: dict[str, int] = state["model"]["vocab"]
-    names = {index: piece for piece, index in tokenizer.get_vocab().items()}
+    names = {index: subword for subword, index in tokenizer.get_vocab().items()}
     counts = np.zeros(max(names) + 1, np.int64)
     for part in parts:
         counts += np.bincount(part.ids, minlength=len(counts))
@@ -58,42 +58,42 @@ def order(tokenizer: PreTrainedTokenizerFast, parts: Sequence[Tokens]) -> tuple[
     used = "".join(names[index].removeprefix(_PREFIX) for index in np.flatnonzero(counts).tolist() if index not in special)
     characters = sorted(set(used) | set(string.ascii_lowercase + string.digits))
     kept = sorted(special)
-    kept += [vocab[piece] for character in characters for piece in (character, _PREFIX + character) if piece in vocab]
+    kept += [vocab[subword] for character in characters for subword in (character, _PREFIX + character) if subword in vocab]
     minimum = len(dict.fromkeys(kept))
     frequent = np.lexsort((np.arange(len(counts)), -counts))
     kept += [int(index) for index in frequent if counts[index] > 0]
     return np.array(list(dict.fromkeys(kept)), np.int64), minimum
 
 
-def sizes(pieces: np.ndarray, minimum: int) -> tuple[int, ...]:
+def sizes(subwords: np.ndarray, minimum: int) -> tuple[int, ...]:
     """The sizes that a study offers, ascending."""
-    if not len(pieces):
+    if not len(subwords):
         return ()
-    return (*(size for size in SIZES if minimum < size < len(pieces)), len(pieces))
+    return (*(size for size in SIZES if minimum < size < len(subwords)), len(subwords))
 
 
-def numbered(files: Mapping[str, bytes], pieces: np.ndarray) -> np.ndarray:
-    """The same pieces in the order of a student's ids: tokens added beside the model's own stand last, for whatever loads a tokenizer numbers them
+def numbered(files: Mapping[str, bytes], subwords: np.ndarray) -> np.ndarray:
+    """The same subwords in the order of a student's ids: tokens added outside the model come last, because every loader of a tokenizer numbers them
     from the size of its model on, wherever its file puts them.
 
     Args:
         files: the teacher's tokenizer.
-        pieces: (V,) the teacher's ids.
+        subwords: (V,) the teacher's ids.
     """
-    added = ~np.isin(pieces, list(json.loads(files[_FILE])["model"]["vocab"].values()))
-    return np.concatenate([pieces[~added], pieces[added]])
+    added = ~np.isin(subwords, list(json.loads(files[_FILE])["model"]["vocab"].values()))
+    return np.concatenate([subwords[~added], subwords[added]])
 
 
-def pruned_files(files: Mapping[str, bytes], pieces: np.ndarray) -> dict[str, bytes]:
-    """The teacher's tokenizer files with these pieces alone, each with its place in `numbered` for an id.
+def pruned_files(files: Mapping[str, bytes], subwords: np.ndarray) -> dict[str, bytes]:
+    """The teacher's tokenizer files with only these subwords, whose ids are their indices in `numbered`.
 
-    WordPiece takes the longest piece that fits, so a word whose piece is gone is spelt with shorter ones; its rules stay as they are.
+    WordPiece takes the longest subword that fits, so a word whose subword is gone is spelt with shorter ones; its rules stay as they are.
     """
     state = json.loads(files[_FILE])
     own: dict[str, int] = state["model"]["vocab"]
-    names = {index: piece for piece, index in own.items()} | {token["id"]: token["content"] for token in state["added_tokens"]}
-    fresh = {names[int(old)]: new for new, old in enumerate(numbered(files, pieces))}
-    state["model"]["vocab"] = {piece: new for piece, new in fresh.items() if piece in own}
+    names = {index: subword for subword, index in own.items()} | {token["id"]: token["content"] for token in state["added_tokens"]}
+    fresh = {names[int(old)]: new for new, old in enumerate(numbered(files, subwords))}
+    state["model"]["vocab"] = {subword: new for subword, new in fresh.items() if subword in own}
     added = [token | {"id": fresh[token["content"]]} for token in state["added_tokens"] if token["content"] in fresh]
     state["added_tokens"] = sorted(added, key=lambda token: int(token["id"]))
     post = state.get("post_processor")

@@ -134,7 +134,7 @@ def _scores(point: Mapping[str, Any], document: Mapping[str, Any], quality: str)
 
 
 def _changes(analysis: Mapping[str, Any] | None) -> list[str]:
-    """What changes for a user who puts the student in the teacher's place, on the test rows."""
+    """What changes for a user who replaces the teacher by the student, on the test rows."""
     if analysis is None:
         return []
     parts = ["## What changes beside the teacher"]
@@ -157,8 +157,8 @@ def _changes(analysis: Mapping[str, Any] | None) -> list[str]:
         )
     worst = [each for each in analysis["slices"] if each["lost"] > 0][:3]
     if worst:
-        said = [[each["slice"], f"{each['rows']:,}", f"{each['student']:.3f}", f"{each['teacher']:.3f}"] for each in worst]
-        parts += ["Where it loses most:", table(["rows", "how many", "student", "teacher"], said)]
+        rows = [[each["slice"], f"{each['rows']:,}", f"{each['student']:.3f}", f"{each['teacher']:.3f}"] for each in worst]
+        parts += ["Where it loses most:", table(["rows", "how many", "student", "teacher"], rows)]
     return parts
 
 
@@ -253,8 +253,8 @@ def _limits(
     rows = manifest["data"]["rows"]["validation"]
     lines = [
         f"- It reads at most {record['max_length']} tokens of a text; the rest is cut off unread.",
-        "- It knows texts like those it was trained on; in another domain or language its answers mean little, however sure its scores look.",
-        "- It learnt from its teacher and its labels, mistakes and prejudices of both included.",
+        "- It was trained on texts of one kind; in another domain or language its answers mean little, however high its scores are.",
+        "- It was trained on its teacher's predictions and its labels, and has their errors and biases.",
     ]
     if tasks.of(record["task"]).probabilities and analysis is None:
         lines.append("- Its probabilities are not calibrated: set thresholds on data of your own.")

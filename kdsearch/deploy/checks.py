@@ -36,7 +36,7 @@ _ALONE = 2000  # rows at most that int8 answers one at a time
 
 @dataclass(frozen=True)
 class Reference:
-    """The student in torch, float32, and what it says of the validation rows."""
+    """The student in torch, float32, and its logits on the validation rows."""
 
     student: Student
     rows: Table
@@ -83,7 +83,7 @@ def answers(predictor: Predictor, reference: Reference, rows: np.ndarray, *, alo
     source = Rows(reference.tokens, np.zeros(len(reference.tokens), np.int64), pad=pad, device=torch.device("cpu"))
     found = np.empty((len(rows), reference.logits.shape[1]), np.float32)
     if alone:
-        parts = [np.array([place]) for place in range(len(rows))]
+        parts = [np.array([index]) for index in range(len(rows))]
     elif padding:
         parts = [np.arange(len(rows))]
     else:
@@ -118,7 +118,7 @@ def loads(folder: Path, reference: Reference, plugins_from: Sequence[str]) -> li
 
 
 def scored(reference: Reference, recorded: float) -> Check:
-    """The student's score on validation against the ledger's. Another machine may decide rows that are nearly even otherwise."""
+    """The student's score on validation against the ledger's. Another machine may predict rows that are nearly tied otherwise."""
     again = reference.score(reference.logits)
     passed = abs(again - recorded) <= SLACK + 1 / len(reference.tokens)
     return Check("scores as recorded", passed, f"{reference.quality} {again:.4f} on validation, recorded {recorded:.4f}")
@@ -132,9 +132,9 @@ def _stock(folder: Path, reference: Reference) -> Check:
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         classify = pipeline(about.pipeline, model=model, tokenizer=tokenizer, device="cpu")
-    said = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
-    if names and said != names:
-        return Check(what, False, f"config.json names the labels {said}, the study {names}")
+    named = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    if names and named != names:
+        return Check(what, False, f"config.json names the labels {named}, the study {names}")
     rows = reference.sample(64)
     some = reference.rows.rows(rows)
     texts: list[Any] = list(some.texts)
@@ -143,7 +143,7 @@ def _stock(folder: Path, reference: Reference) -> Check:
     results = [{each["label"]: each["score"] for each in row} for row in classify(texts, truncation=True, batch_size=1, top_k=None)]
     logits = reference.logits[rows]
     expected = about.probabilities_of(logits) if about.probabilities else logits
-    gaps = np.abs(np.array([[row[name] for name in said] for row in results]) - expected).max(-1)
+    gaps = np.abs(np.array([[row[name] for name in named] for row in results]) - expected).max(-1)
     if about.probabilities:
         same = int((gaps <= TOLERANCE).sum())
         return Check(what, same == len(rows), f"{type(model).__name__}, pipeline: {same} of {len(rows)} labels the same")
@@ -167,9 +167,9 @@ def parity(predictor: Predictor, reference: Reference, progress: Progress) -> tu
         for rows in (by_length[:size], by_length[-size:], spread):
             longest = int(reference.tokens.lengths[rows].max())
             for padding in (0, min(5, reference.student.record["max_length"] - longest)):
-                said = answers(predictor, reference, rows, padding=padding)
+                logits = answers(predictor, reference, rows, padding=padding)
                 shapes.append(
-                    {"batch": size, "length": longest + padding, "difference": float(np.abs(said - reference.logits[rows]).max())}
+                    {"batch": size, "length": longest + padding, "difference": float(np.abs(logits - reference.logits[rows]).max())}
                 )
     progress("ONNX fp32 against torch", 2, 2)
     worst = max([gap, *(shape["difference"] for shape in shapes)])
@@ -188,7 +188,7 @@ class Tried:
     variant: str
     bytes: int
     difference: float  # mean, of a logit
-    agreement: float | None  # share of rows with the label of fp32; None where answers are values
+    agreement: float | None  # fraction of rows with the label of fp32; None where predictions are values
     score: float  # the study's metric
     drop: float  # points (hundredths of the metric) lost against fp32; negative where it gained
     passed: bool
@@ -236,12 +236,12 @@ def int8(folder: Path, reference: Reference, max_drop: float, progress: Progress
     facts["tried"] = [asdict(whole) for whole, _, _ in tried]
     if chosen is None:
         least = min((max(whole, alone, key=lambda one: one.drop) for whole, alone, _ in tried), key=lambda each: each.drop)
-        return Check(what, False, f"every variant loses more than {max_drop:g} points of {reference.quality}: {_said(least)}"), facts
+        return Check(what, False, f"every variant loses more than {max_drop:g} points of {reference.quality}: {_in_words(least)}"), facts
     whole, alone, _ = chosen
-    return Check(what, True, f"{_said(whole)}; one at a time {_points(alone)}; at most {max_drop:g} may be lost"), facts
+    return Check(what, True, f"{_in_words(whole)}; one at a time {_points(alone)}; at most {max_drop:g} may be lost"), facts
 
 
-def _said(tried: Tried) -> str:
+def _in_words(tried: Tried) -> str:
     agrees = "" if tried.agreement is None else f", agrees with fp32 on {tried.agreement:.2%} of rows"
     return f"{tried.variant}: score {tried.score:.4f}, {_points(tried)}{agrees}"
 
@@ -267,20 +267,22 @@ def script(folder: Path, reference: Reference, progress: Progress) -> Check:
         return Check(
             what, False, f"exit {run.returncode}: {(run.stderr.decode(errors='replace').strip().splitlines() or ['no message'])[-1]}"
         )
-    said, about, logits = run.stdout.decode().splitlines(), reference.about, reference.logits[rows]
+    printed, about, logits = run.stdout.decode().splitlines(), reference.about, reference.logits[rows]
     predictor = Predictor(folder, "fp32")
     for n in rows:
         ids = predictor.tokenise([texts[n]], None if pairs is None else [pairs[n]])["input_ids"][0]
         if not np.array_equal(ids, reference.tokens.ids[reference.tokens.offsets[n] : reference.tokens.offsets[n + 1]]):
-            return Check(what, False, f"row {n} has other tokens than in training: tokenizer.json does not say all that the tokenizer does")
-    if len(said) != len(rows):
-        return Check(what, False, f"{len(said)} answers to {len(rows)} lines")
+            return Check(
+                what, False, f"row {n} has other tokens than in training: tokenizer.json does not describe all that the tokenizer does"
+            )
+    if len(printed) != len(rows):
+        return Check(what, False, f"{len(printed)} answers to {len(rows)} lines")
     default = Predictor(folder).model
     expected = about.decode(logits, reference.student.labels)
     if about.probabilities:
-        same = sum(one == about.written(other) for one, other in zip(said, expected, strict=True))
+        same = sum(one == about.written(other) for one, other in zip(printed, expected, strict=True))
         return Check(what, same == len(rows), f"the same tokens, {same:,} of {len(rows):,} labels the same; without --model: {default}")
-    gap = max(abs(float(one) - other) / (1 + abs(other)) for one, other in zip(said, expected, strict=True))
+    gap = max(abs(float(one) - other) / (1 + abs(other)) for one, other in zip(printed, expected, strict=True))
     return Check(
         what, gap <= TOLERANCE, f"the same tokens, numbers differ by at most {gap:.1e} of 1 + their size; without --model: {default}"
     )

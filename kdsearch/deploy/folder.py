@@ -1,4 +1,4 @@
-"""The exported folder: what is in it, its MANIFEST, and how it takes its place."""
+"""The exported folder: what is in it, its MANIFEST, and how it is put in place."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def lay_out(source: Path, student: Student, rows: Table, target: Path, provenanc
     """Copy a student's folder, and add what whoever serves it must know: how texts become tokens, and logits answers.
 
     Args:
-        rows: any rows of the study; they tell whether its texts are pairs.
-        provenance: what kdsearch.json shall say of where the student came from.
+        rows: any rows of the study; they show whether its texts are pairs.
+        provenance: where the student came from, for kdsearch.json.
     """
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
@@ -115,7 +115,7 @@ def _listed(folder: Path) -> set[Path]:
 
 @contextlib.contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """A work folder inside `folder` whose files take the place of what is there when the block ends well.
+    """A work folder inside `folder` whose files replace what is there when the block ends well.
 
     Inside, not beside: the folder itself may be the current one or a mounted volume, which cannot be renamed. When the block fails, what
     was there stays as it was.

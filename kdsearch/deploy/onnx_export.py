@@ -77,7 +77,7 @@ def export(module: nn.Module, path: Path, *, typed: bool, rows: int) -> None:
 
     Raises:
         EnvironmentProblem: see `require_extra`.
-        RuntimeError, torch.onnx.errors.OnnxExporterError: the module does something that ONNX cannot say.
+        RuntimeError, torch.onnx.errors.OnnxExporterError: the module does something that ONNX cannot express.
     """
     require_extra()
     import onnx
@@ -111,7 +111,7 @@ def export(module: nn.Module, path: Path, *, typed: bool, rows: int) -> None:
 
 
 def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without what the exporter tells of the source code, paths included, and without shapes of values, which quantising makes stale."""
+    """Without the exporter's notes on the source code, paths included, and without shapes of values, which quantising makes stale."""
     del model.graph.value_info[:]
     for thing in (model, model.graph, *model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output):
         del thing.metadata_props[:]

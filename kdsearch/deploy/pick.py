@@ -49,7 +49,7 @@ class Export:
         if not self.max_drop >= 0:
             raise InputError(f"--max-drop: {self.max_drop} is not a number of points, 0 or more")
         if self.public and self.push_to is None:
-            raise InputError("--public: says how --push-to-hub pushes: give that too")
+            raise InputError("--public: only has an effect with --push-to-hub: give that too")
 
     @property
     def graphs(self) -> bool:
@@ -295,7 +295,7 @@ def _engines(work: Path, source: FinishedStudy, rows: Data, reference: checks.Re
     engines: dict[str, Engine] = {}
     try:
         plan = resolve.inspect(source.config, rows)
-        # How fast it is does not depend on what it learnt: a backbone tuned by us is not tuned again, nor even looked for in the cache.
+        # Its speed does not depend on its weights: a backbone tuned by us is neither tuned again nor read from the cache.
         with torch.random.fork_rng(devices=[]):
             model = checkpoint.load_model(plan.checkpoint, new_head=plan.tuning is not None, labels=rows.labels, task=rows.task)
         typed = rows.validation.pairs is not None and "token_type_ids" in plan.tokenizer.model_input_names

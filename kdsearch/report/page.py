@@ -121,7 +121,7 @@ def context(facts: Facts) -> dict[str, Any]:
 
 
 def _leading(found: dict[str, dict[str, float]]) -> dict[str, list[tuple[str, float]]]:
-    """The knobs that are worth a line."""
+    """The hyperparameters that are important enough for a line."""
     return {name: [(knob, share) for knob, share in shares.items() if share >= 0.005][:KNOBS] for name, shares in found.items()}
 
 
@@ -203,20 +203,20 @@ def _sampled(numbers: list[int], wanted: set[int]) -> set[int]:
     others = [number for number in numbers if number not in wanted]
     room = max(0, DRAWN - len(wanted))
     if len(others) > room:
-        others = [others[place] for place in np.random.default_rng(0).choice(len(others), room, replace=False)]
+        others = [others[index] for index in np.random.default_rng(0).choice(len(others), room, replace=False)]
     return wanted | set(others)
 
 
 def _confirmed(facts: Facts, point: dict[str, Any]) -> dict[str, Any]:
-    told = point["confirmed"]
+    confirmed = point["confirmed"]
     return {
         "trial": point["trial"],
-        "test": told["test"][facts.quality],
-        "ci95": told["test"]["ci95"],
-        "seeds": told["test"]["seeds"],
-        "control": None if told["control"] is None else told["control"][facts.quality],
+        "test": confirmed["test"][facts.quality],
+        "ci95": confirmed["test"]["ci95"],
+        "seeds": confirmed["test"]["seeds"],
+        "control": None if confirmed["control"] is None else confirmed["control"][facts.quality],
         "retention": retained(facts.document, point)[0],
-        "tied": told["tied_with"],
+        "tied": confirmed["tied_with"],
     }
 
 
@@ -231,9 +231,9 @@ def _selected(facts: Facts) -> int | None:
 def _curves(facts: Facts) -> list[dict[str, Any]]:
     members = [facts.state.trials[point["trial"]] for point in facts.document["points"]]
     histories = [(trial, tables.moved(trial)) for trial in members]
-    told = [(trial, history) for trial, history in histories if history is not None]
-    places = sorted({round(at) for at in np.linspace(0, len(told) - 1, min(CURVES, len(told)))})
+    known = [(trial, history) for trial, history in histories if history is not None]
+    indices = sorted({round(at) for at in np.linspace(0, len(known) - 1, min(CURVES, len(known)))})
     return [
-        {"trial": told[place][0].number, "params": told[place][0].params, "strategy": told[place][0].spec["strategy"], **told[place][1]}
-        for place in places
+        {"trial": known[index][0].number, "params": known[index][0].params, "strategy": known[index][0].spec["strategy"], **known[index][1]}
+        for index in indices
     ]

@@ -66,12 +66,12 @@ def _students(axes: Any, trials: list[dict[str, Any]], *, faint: bool) -> None:
 
 
 def _tests(axes: Any, drawn: dict[str, Any]) -> None:
-    told = drawn["confirmed"]
-    if not told:
+    confirmed = drawn["confirmed"]
+    if not confirmed:
         return
     known = {trial["trial"]: trial for trial in drawn["trials"]}
-    across, up = [_at(known[each["trial"]]["x"]) for each in told], [each["test"] for each in told]
-    spread = [[each["test"] - each["ci95"][0] for each in told], [each["ci95"][1] - each["test"] for each in told]]
+    across, up = [_at(known[each["trial"]]["x"]) for each in confirmed], [each["test"] for each in confirmed]
+    spread = [[each["test"] - each["ci95"][0] for each in confirmed], [each["ci95"][1] - each["test"] for each in confirmed]]
     style = {"fmt": "o", "color": _TEST, "ms": 8, "mec": "white", "mew": 1.2, "elinewidth": 1.8, "capsize": 4, "zorder": 6}
     axes.errorbar(across, up, yerr=spread, label="confirmed, on test, 95 %", **style)
 

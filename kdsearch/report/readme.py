@@ -78,8 +78,8 @@ def _front(facts: Facts) -> list[str]:
 
 
 def _confirmed(facts: Facts) -> list[str]:
-    told = facts.confirmation
-    if told is None:
+    confirmation = facts.confirmation
+    if confirmation is None:
         return []
     rows = []
     for point in facts.confirmed:
@@ -94,7 +94,7 @@ def _confirmed(facts: Facts) -> list[str]:
     own = facts.document["teacher"]["test"]
     rows.append(["teacher", compact(facts.document["teacher"]["params"]), score(own[facts.quality]), between(own["ci95"]), *[""] * 3])
     header = ["trial", "parameters", facts.quality, "95 %", "of teacher", "without a teacher", "tied with"]
-    return [f"## Confirmed on {told['rows']:,} test rows", markdown_table(header, rows)]
+    return [f"## Confirmed on {confirmation['rows']:,} test rows", markdown_table(header, rows)]
 
 
 def _trust(facts: Facts) -> list[str]:

@@ -23,7 +23,7 @@ _MESSAGES = 5  # different ones shown of a cause
 
 
 def recipe(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """[(part, its knobs in words)] of a trial's spec: the student, how it learns, how it is trained."""
+    """[(part, its hyperparameters in words)] of a trial's spec: the student, how it learns, how it is trained."""
     training = {"epochs": spec["epochs"], **spec["training"]} if "epochs" in spec else spec["training"]
     return [
         (spec["family"], _knobs(spec["family_config"])),
@@ -61,7 +61,7 @@ def within(facts: Facts) -> list[dict[str, Any]]:
 
 
 def best_kept(facts: Facts) -> tuple[dict[str, Any], float, str] | None:
-    """(point, share, rows) of the student of the front that keeps most of the teacher's score; None where nothing can be said.
+    """(point, share, rows) of the student of the front that keeps most of the teacher's score; None where it is not known.
 
     Where some were measured on test, it is one of those: scores on the rows that chose a student are a little too good.
     """
@@ -198,13 +198,13 @@ def moved(trial: TrialRecord, points: int = 60) -> dict[str, Any] | None:
     names = list(dict.fromkeys(name for each in history for name in each if name not in ("share", "seconds")))
     if not names:
         return None
-    kept = [history[place] for place in sorted({round(at) for at in np.linspace(0, len(history) - 1, min(points, len(history)))})]
+    kept = [history[index] for index in sorted({round(at) for at in np.linspace(0, len(history) - 1, min(points, len(history)))})]
     return {"share": [each["share"] for each in kept], "terms": {name: [each.get(name) for each in kept] for name in names}}
 
 
 def notes(facts: Facts) -> list[str]:
     """How far the figures can be trusted, in sentences."""
-    quality, score, told = facts.quality, facts.teacher_score, facts.confirmation
+    quality, score, confirmation = facts.quality, facts.teacher_score, facts.confirmation
     counts, rows = facts.document["trials"], facts.manifest["data"]["rows"]["validation"]
     found = []
     if counts["complete"] > 1:
@@ -215,15 +215,15 @@ def notes(facts: Facts) -> list[str]:
             f"The best of so many equal ones would score about {100 * best:.1f} points too high."
         )
         found.append(f"Two students whose {quality} there differs by less than about {100 * least:.1f} points cannot be distinguished.")
-    if told is None:
+    if confirmation is None:
         found.append(
             f"The {facts.manifest['data']['rows']['test']:,} test rows are still sealed: nothing here has seen them. "
             f"{facts.command('confirm')} trains the finalists again with fresh seeds and measures them there."
         )
     else:
-        used = told["test_used"]
+        used = confirmation["test_used"]
         found.append(
-            f"The {told['rows']:,} test rows were used {'once' if used == 1 else f'{used} times'} in this study"
+            f"The {confirmation['rows']:,} test rows were used {'once' if used == 1 else f'{used} times'} in this study"
             + (": each further use makes them a little less of a test." if used > 1 else ".")
         )
         found.append(
@@ -233,7 +233,7 @@ def notes(facts: Facts) -> list[str]:
         if len(facts.confirmed) > 1:
             found.append(
                 "A student is tied with those that are no larger and that it beats in fewer than "
-                f"{100 * told['share_asked']:.1f} % of paired bootstraps: take the smaller one unless you have other reasons."
+                f"{100 * confirmation['share_asked']:.1f} % of paired bootstraps: take the smaller one unless you have other reasons."
             )
     task, guess = tasks.of(facts.study["task"]), facts.manifest["teacher"]["baseline"]
     idle = [row["trial"] for row in front.rows(facts.document) if row["score"] <= guess] if quality == task.baseline else []

@@ -25,7 +25,7 @@ class Rule:
     max_params: int | None = None  # the best score within the limit, like the next two
     max_bytes: int | None = None  # of model.safetensors
     max_latency_ms: float | None = None  # p50 of its ONNX fp32, batch 1, one thread
-    min_retention: float | None = None  # the smallest that keeps this share of the teacher's score
+    min_retention: float | None = None  # the smallest that keeps this fraction of the teacher's score
     knee: bool = False  # the most score for its size
 
     def __post_init__(self) -> None:
@@ -39,7 +39,7 @@ class Rule:
                 raise InputError(f"--{name.replace('_', '-')}: {value} is not greater than 0")
         if self.min_retention is not None and self.min_retention > 2:
             raise InputError(
-                f"--min-retention: {self.min_retention:g} is a share of the teacher's score: write {self.min_retention / 100:g}"
+                f"--min-retention: {self.min_retention:g} is a fraction of the teacher's score: write {self.min_retention / 100:g}"
             )
 
 
@@ -140,22 +140,27 @@ def _within(
     )
 
 
-def _keeps(document: Mapping[str, Any], share: float) -> tuple[Mapping[str, Any], str]:
-    """The cheapest point whose retention is at least `share`."""
+def _keeps(document: Mapping[str, Any], fraction: float) -> tuple[Mapping[str, Any], str]:
+    """The cheapest point whose retention is at least `fraction`."""
     cost = document["objectives"][1]
     kept = {point["trial"]: retained(document, point) for point in document["points"]}
     known = [(point, *kept[point["trial"]]) for point in document["points"] if kept[point["trial"]][0] is not None]
     if not known:
-        raise VerdictNo(f"{document['study']}: the teacher's {document['objectives'][0]} is not above 0: there is no share of it to keep")
-    fitting = [entry for entry in known if (entry[1] or 0.0) >= share]
+        raise VerdictNo(
+            f"{document['study']}: the teacher's {document['objectives'][0]} is not above 0: there is no fraction of it to keep"
+        )
+    fitting = [entry for entry in known if (entry[1] or 0.0) >= fraction]
     if not fitting:
         point, most, on = max(known, key=lambda entry: entry[1] or 0.0)
         raise VerdictNo(
-            f"{document['study']}: no student on the front keeps {share:.1%} of the teacher's {document['objectives'][0]}; "
+            f"{document['study']}: no student on the front keeps {fraction:.1%} of the teacher's {document['objectives'][0]}; "
             f"the nearest is trial {point['trial']} with {most:.1%} on {on} and {point['params']:,} params"
         )
     point, most, on = min(fitting, key=lambda entry: (entry[0][cost], entry[0]["params"], entry[0]["trial"]))
-    return point, f"the smallest that keeps at least {share:.1%} of the teacher's {document['objectives'][0]}; it keeps {most:.1%} on {on}"
+    return (
+        point,
+        f"the smallest that keeps at least {fraction:.1%} of the teacher's {document['objectives'][0]}; it keeps {most:.1%} on {on}",
+    )
 
 
 def _knee(points: Sequence[dict[str, Any]], quality: str, cost: str) -> dict[str, Any]:

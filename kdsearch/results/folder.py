@@ -1,4 +1,4 @@
-"""A study's folder: every file of it named once, read in one place, and compared with what is there now in one place."""
+"""A study's folder: the one module that names its files, reads them, and compares them with the present study."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def pareto(points: Iterable[Point]) -> list[Point]:
 
 
 def hypervolume(points: Iterable[tuple[float, float]], quality: str = "accuracy") -> float:
-    """The share of the unit square that the points dominate, 0..1.
+    """The fraction of the unit square that the points dominate, 0..1.
 
     x = (log10(params) - 3.5) / 4.5; y = error / 0.5, where error is 1 - score for accuracy and macro_f1, (1 - score) / 2 for mcc,
     pearson and spearman; both clipped to [0, 1]; reference (1, 1). The box is the same for every study, so two studies of one task compare.
@@ -110,7 +110,7 @@ def point_of(state: StudyState, trial: TrialRecord) -> dict[str, Any]:
 
 
 def _confirmation(state: StudyState, front: Sequence[TrialRecord]) -> dict[str, Any]:
-    """What the last use of the test rows says beside the points; finalists that are not on the front are among `others`."""
+    """The results of the last use of the test rows, without the points; finalists that are not on the front are among `others`."""
     last = state.confirmations[-1]
     on_front = {trial.number for trial in front}
     others = [state.trials[number] for number in sorted(state.confirmed) if number not in on_front]
@@ -132,9 +132,9 @@ def document(state: StudyState, manifest: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         as in the interface. `validation` holds every metric recorded. `config` is {family, strategy, training}: the fields of the one, of
-        the other, and the training knobs. Points stand by cost, then by trial. The hypervolume is on parameters, whatever the cost is.
+        the other, and the training hyperparameters. Points are sorted by cost, then by trial. The hypervolume is on parameters, whatever the cost is.
         `confirmation`, once there was one: how often the test rows were used and how many they are, what the majority class scores there,
-        in which share of bootstraps a student must be better to count as better, and the finalists that are not on the front.
+        the fraction of bootstraps in which a student must be better to count as better, and the finalists that are not on the front.
         `teachers`, of a study with several: {source, fingerprint, params, validation} of each, the main one first.
 
     Raises:

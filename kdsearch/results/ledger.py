@@ -95,7 +95,7 @@ class Ledger:
         """A score on the way.
 
         Args:
-            share: of the planned examples seen, 0..1.
+            share: fraction of the planned examples seen, 0..1.
             seconds: since the attempt began.
         """
         self.append("rung", trial=trial, attempt=attempt, share=share, score=score, seconds=seconds)
@@ -151,7 +151,7 @@ class Ledger:
         self.append("reused", knobs=knobs, trial=trial)
 
     def recover(self, reason: str = "interrupted") -> list[int]:
-        """Return every trial that the ledger says is running. Called when a run opens the ledger, none of them can be.
+        """Mark every trial that is running in the ledger as returned. Called when a run opens the ledger, none of them can be.
 
         Returns:
             their numbers.

@@ -1,4 +1,4 @@
-"""What a study's ledger says: its events in, the state of every trial out. Opens no file; the search and the front both read here."""
+"""A study's state from its ledger: events in, the state of every trial out. Opens no file; the search and the front both use it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Rung:
 
 @dataclass
 class TrialRecord:
-    """All that the ledger says of one trial; what an attempt brought is that of the last one."""
+    """All that the ledger has about one trial; results are those of its last attempt."""
 
     number: int
     hash: str  # of the spec without its seed
@@ -72,7 +72,7 @@ class TrialRecord:
     ended: float | None = None
     cause: str = ""  # one word: why it failed or came back
     message: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)  # what else its last event says
+    facts: dict[str, Any] = field(default_factory=dict)  # everything else in its last event
 
 
 def _number(value: Any) -> float:
@@ -81,7 +81,7 @@ def _number(value: Any) -> float:
 
 @dataclass
 class StudyState:
-    """A study as its ledger tells it. `apply` takes one event more; an event that cannot follow changes nothing and raises."""
+    """A study according to its ledger. `apply` adds one event; an event that cannot follow changes nothing and raises."""
 
     where: str = "ledger.jsonl"  # for messages
     length: int = 0  # events so far: event n is line n of the file
@@ -97,7 +97,7 @@ class StudyState:
 
     @property
     def confirmed(self) -> dict[int, dict[str, Any]]:
-        """Trial -> what the last confirmation that had it says."""
+        """Trial -> its results in the last confirmation that had it."""
         return {each["trial"]: each for confirmation in self.confirmations for each in confirmation["finalists"]}
 
     def digests(self, student: str) -> dict[str, str] | None:

@@ -12,7 +12,7 @@ from kdsearch.results import front
 
 
 def front_table(document: dict[str, Any], title: str | None = None) -> Table:
-    """The front as the table that a person chooses from; once confirmed, test figures take the place of what follows from others."""
+    """The front as the table that a person chooses from; once confirmed, figures on test replace those on validation."""
     quality = document["objectives"][0]
     confirmed = any(point["confirmed"] for point in document["points"])
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

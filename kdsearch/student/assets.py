@@ -71,7 +71,7 @@ class Assets:
 
         vocabulary: the word table then has only its subwords, in its order.
         """
-        subwords = None if vocabulary is None else vocabulary.pieces
+        subwords = None if vocabulary is None else vocabulary.subwords
         key = (self.teacher_fingerprint, "" if subwords is None else files.digest(np.asarray(subwords, "<i8").tobytes()))
         found = _teachers.get(key)
         if found is None:

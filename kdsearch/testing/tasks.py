@@ -82,7 +82,7 @@ class TaskContract(ABC):
         right = self.right(labels)
         none = np.broadcast_to(_spread(self.task.unlabelled(ROWS), labels), labels.shape).copy()
         require(not bool(np.asarray(self.task.known(none)).any()), "known() says yes to rows of unlabelled()")
-        require(bool(np.asarray(self.task.known(labels)).all()), "known() says no to labelled rows")
+        require(bool(np.asarray(self.task.known(labels)).all()), "known() is False for labelled rows")
         require(np.asarray(self.task.known(labels)).shape == (ROWS,), "known() has not one answer for each row")
         same = torch.from_numpy(np.asarray(self.task.known(labels)))
         require(bool((self.task.known(torch.from_numpy(labels)) == same).all()), "known() differs between an array and a tensor")
