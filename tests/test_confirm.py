@@ -489,6 +489,10 @@ def test_a_folder_that_is_no_study_or_has_nothing_to_confirm(tmp_path: Path, fol
         run(tmp_path)
     lines = (folder / "ledger.jsonl").read_text().splitlines(keepends=True)
     (folder / "ledger.jsonl").write_text(lines[0])
+    with pytest.raises(StateError, match="knows less than"):  # cut under students that are there
+        run(folder)
+    (folder / "front.json").unlink()
+    shutil.rmtree(folder / "students")
     with pytest.raises(VerdictNo, match="no trial is complete"):
         run(folder)
 
