@@ -176,12 +176,12 @@ class ModelInfo:
 
     @property
     def exclusive(self) -> bool:
-        """Whether a text has exactly one of the labels, so that a softmax over its logits says how likely each is."""
+        """Whether a text has exactly one of the labels, so that a softmax over its logits gives the probability of each."""
         return tasks.of(self.task).exclusive
 
 
 class Space(ABC):
-    """Where a strategy or family draws its knobs. The core adds the prefix: `weight` of strategy `feature` is the knob `feature.weight`."""
+    """Where a strategy or family draws its hyperparameters. The core adds the prefix: `weight` of strategy `feature` is `feature.weight`."""
 
     @abstractmethod
     def real(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
@@ -191,15 +191,15 @@ class Space(ABC):
 
     @abstractmethod
     def choice(self, name: str, options: Sequence[Any]) -> Any:
-        """One of options, which may depend on the teacher but never on another knob: the sampler needs them fixed for the whole study."""
+        """One of options, which may depend on the teacher but never on another hyperparameter: the sampler needs them fixed for the whole study."""
 
     @abstractmethod
     def temperature(self) -> float:
-        """The study's one temperature knob, T >= 1: the same for every strategy, so that every trial teaches the sampler about it."""
+        """The study's one temperature, T >= 1: the same for every strategy, so that every trial teaches the sampler about it."""
 
     @abstractmethod
     def alpha(self) -> float:
-        """The study's one alpha knob, 0..1: the weight of the teacher's soft loss; 1 - alpha is the weight of the labels' loss."""
+        """The study's one alpha, 0..1: the weight of the teacher's soft loss; 1 - alpha is the weight of the labels' loss."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class Strategy(ABC):
     @classmethod
     @abstractmethod
     def suggest(cls, space: Space, teacher: ModelInfo, student: ModelInfo) -> dict[str, Any]:
-        """The fields of one instance, drawn from space. Plain Python and cheap; an `if` makes a knob conditional."""
+        """The fields of one instance, drawn from space. Plain Python and cheap; an `if` makes a hyperparameter conditional."""
 
     @classmethod
     def fits(cls, teacher: ModelInfo, provides: frozenset[Signal]) -> bool:

@@ -40,7 +40,7 @@ WIDTH = 0.3  # standard deviation of a fresh or started table: near that of publ
 
 
 def vocabularies(teacher: ModelInfo) -> tuple[int, ...]:
-    """The options of a `vocabulary` knob: the study's pruned vocabularies, ascending, and the teacher's own."""
+    """The options of the hyperparameter `vocabulary`: the study's pruned vocabularies, ascending, and the teacher's own."""
     return (*teacher.vocabularies, teacher.vocab)
 
 
@@ -75,7 +75,7 @@ def start_table(table: nn.Embedding, teacher: nn.Module, vocabulary: int) -> Non
     """The teacher's word table about its mean, projected on its top singular directions, scaled to the standard deviation WIDTH.
 
     Args:
-        table: (V or more, H) its first V rows are changed in place. What H has beyond the width of the teacher's table stays as it is.
+        table: (V or more, H) its first V rows are changed in place. Columns beyond the width of the teacher's table are unchanged.
         teacher: a classifier of a type in teacher.encoder.ANATOMY.
         vocabulary: V, the student's subwords.
 
@@ -163,11 +163,11 @@ class Bigrams(nn.Module):
         self.register_buffer("keys", torch.full((count,), vocabulary**2, dtype=torch.int64))
 
     def observe(self, ids: Tensor, offsets: Tensor, answers: Tensor) -> None:
-        """Take the pairs that tell most about the answers, equal ones by their key; a row's first and last token are specials and count for nothing.
+        """Take the pairs that are most informative about the answers, ties broken by key; a row's first and last token are special and ignored.
 
-        How much a pair tells is, over the n places where it stands, the sum of the answers' distance from their mean, over sqrt(n + 3): a
-        t statistic but for the answers' spread, one for all pairs, and drawn to zero for the rare ones. Of several classes the one that it tells
-        most about counts.
+        A pair's score: the sum, over its n occurrences, of the answers' distance from their mean, divided by sqrt(n + 3). This is a t statistic
+        without the answers' standard deviation, which is the same for all pairs, and shrunk towards zero for rare pairs. Of several classes, the
+        one with the largest score counts.
 
         Args:
             ids: (T,) int64 rows end to end; offsets: (N + 1,) int64, row n is ids[offsets[n]:offsets[n + 1]].
@@ -180,9 +180,9 @@ class Bigrams(nn.Module):
         both = inside[:-1] & inside[1:]
         pairs = (ids[:-1] * self.vocabulary + ids[1:])[both]
         row = torch.repeat_interleave(torch.arange(len(answers)), offsets.diff())[:-1][both]
-        known, place, counts = pairs.unique(return_inverse=True, return_counts=True)
+        known, index, counts = pairs.unique(return_inverse=True, return_counts=True)
         apart = answers - answers.mean(0)
-        lift = torch.stack([torch.zeros(len(known)).index_add_(0, place, each[row]) for each in apart.unbind(1)]).abs().amax(0)
+        lift = torch.stack([torch.zeros(len(known)).index_add_(0, index, each[row]) for each in apart.unbind(1)]).abs().amax(0)
         kept = known[(lift / (counts + 3).sqrt()).argsort(descending=True, stable=True)[: len(self.keys)]]
         self.keys.fill_(self.vocabulary**2)
         self.keys[: len(kept)] = kept.sort().values

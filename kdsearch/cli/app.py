@@ -148,9 +148,9 @@ def teacher(study: StudyFile, sets: Sets = None) -> None:
     facts = prepared.manifest["teacher"]
     table = Table(show_header=False)
     table.add_row("teacher", facts["source"])
-    for place, one in enumerate(prepared.manifest.get("teachers", ())):
+    for index, one in enumerate(prepared.manifest.get("teachers", ())):
         scores = ", ".join(f"{name} {score:.4f}" for name, score in one["validation"].items())
-        table.add_row(f"teacher[{place}]", f"{one['params']:,} params; {scores}")
+        table.add_row(f"teacher[{index}]", f"{one['params']:,} params; {scores}")
     table.add_row("params", f"{facts['params']:,}")
     for name, score in facts["validation"].items():
         table.add_row(f"validation {name}", f"{score:.4f}")

@@ -188,8 +188,8 @@ def read_hub(name: str, wanted: Sequence[str], label: str) -> dict[str, Columns]
             found = datasets.load_dataset(*name.split(":", 1))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as problem:
         cause = problem.__cause__ or problem
-        said = " ".join(str(cause).split())[:300]
-        raise InputError(f"{where}: cannot be loaded: {said}") from problem
+        reason = " ".join(str(cause).split())[:300]
+        raise InputError(f"{where}: cannot be loaded: {reason}") from problem
     splits = {"train": found} if isinstance(found, datasets.Dataset) else dict(found)
     if "train" not in splits:
         raise InputError(f"{where}: no split 'train'; splits: {', '.join(sorted(map(str, splits)))}")

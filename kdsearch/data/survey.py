@@ -16,13 +16,13 @@ from kdsearch.data.tokens import Table, Tokens, tokenise
 
 SHOWN = 8  # classes, or groups of labels that look alike
 COUNTED = 1000  # of the texts as long as max_length, tokenised again to see which were cut
-MAJORITY, CUT, CONTRADICTING = 0.8, 0.1, 0.01  # shares from which a search says so
+MAJORITY, CUT, CONTRADICTING = 0.8, 0.1, 0.01  # fractions from which a search prints a note
 
 
 @dataclass(frozen=True)
 class Survey:
     lines: tuple[tuple[str, str], ...]  # what, and how it is
-    notes: tuple[str, ...]  # what a search says at its start
+    notes: tuple[str, ...]  # printed when a search starts
 
 
 def survey(data: Data, tokenizer: PreTrainedTokenizerBase, train: Tokens, max_length: int) -> Survey:

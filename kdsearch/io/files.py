@@ -57,8 +57,8 @@ def disk_problems(path: Path) -> Iterator[None]:
         yield
     except OSError as problem:
         advice = {
-            errno.EACCES: "the folder is not writable: choose another with --out or mend its permissions",
-            errno.EPERM: "the folder is not writable: choose another with --out or mend its permissions",
+            errno.EACCES: "the folder is not writable: choose another with --out or change its permissions",
+            errno.EPERM: "the folder is not writable: choose another with --out or change its permissions",
             errno.EROFS: "the file system is read-only: choose another folder with --out",
             errno.ENOSPC: "the disk is full: free some space, then run the same command again",
             errno.EDQUOT: "the disk quota is used up: free some space, then run the same command again",

@@ -202,5 +202,5 @@ def _missing_module(source: Source, missing: str) -> str:
         hint = f" There is a file {file}: write its path, {file}, under plugins:." if file.is_file() else ""
         return f"no module named {missing!r} can be imported here: install its package.{hint}"
     if missing.split(".")[0] == PROJECT:
-        return f"kdsearch has no module {missing!r}: mend the import, or install the version of kdsearch that the plugin was written for"
+        return f"kdsearch has no module {missing!r}: correct the import, or install the version of kdsearch that the plugin was written for"
     return f"imports {missing!r}, which is not installed: install it (on every node), or take the import out"

@@ -33,7 +33,7 @@ def recipe(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _knobs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in values.items()) or "no knobs"
+    return ", ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in values.items()) or "no hyperparameters"
 
 
 def _value(value: Any) -> str:

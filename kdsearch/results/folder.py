@@ -100,21 +100,21 @@ class StudyFolder:
         return found
 
     def state(self, *, new: bool = False, cut: bool = False) -> StudyState:
-        """What the ledger tells.
+        """The study's state, from its ledger.
 
         Args:
             new: the study may only be about to begin.
-            cut: read it even where other files say more.
+            cut: read it even where other files know of more.
 
         Raises:
             StateError: it is damaged, or front.json, students/ or confirmation/ have what it does not know.
         """
         if not new:
             self._require(self.ledger_file)
-        told, students = ({}, []) if cut else self._told()  # before the ledger is read: a search may be writing both
+        shown, students = ({}, []) if cut else self._known_elsewhere()  # before the ledger is read: a search may be writing both
         found = replay(files.read_log(self.ledger_file), str(self.ledger_file))
         counts = {**found.counts(), "uses of the test rows": len(found.openings)}
-        more = [f"{count} {what} of {self.front_file.name}" for what, count in told.items() if count > counts.get(what, count)]
+        more = [f"{count} {what} of {self.front_file.name}" for what, count in shown.items() if count > counts.get(what, count)]
         for path in students:
             number, *confirmed = path.name.split("-")
             trial = found.trials.get(int(number))
@@ -124,14 +124,14 @@ class StudyFolder:
             raise StateError(f"{self.ledger_file}: knows less than the {more[0]}: it was cut or lost: restore it from a copy")
         return found
 
-    def _told(self) -> tuple[dict[str, int], list[Path]]:
+    def _known_elsewhere(self) -> tuple[dict[str, int], list[Path]]:
         """What the ledger must know of: the counts of front.json, and the folders of students, whose trials began before they were written."""
         try:
             shown = json.loads(self.front_file.read_bytes())
-            told = {**shown["trials"], "uses of the test rows": shown.get("confirmation", {}).get("test_used", 0)}
-            counts = {what: int(count) for what, count in told.items()}
+            shown = {**shown["trials"], "uses of the test rows": shown.get("confirmation", {}).get("test_used", 0)}
+            counts = {what: int(count) for what, count in shown.items()}
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            counts = {}  # missing or damaged, it tells nothing: it is made again from the ledger
+            counts = {}  # missing or damaged, it is made again from the ledger
         folders = [*(self.path / "students").glob("*"), *self.confirmation.glob("*")]
         return counts, sorted(path for path in folders if path.name.split("-")[0].isdecimal())
 

@@ -119,7 +119,7 @@ class Knobs:
     def _numeric(self, draw: Draw, knob: Knob) -> float:
         name, low, high, kind, where = knob.name, knob.low, knob.high, knob.kind, f"space.knobs.{knob.name}"
         if not (math.isfinite(low) and math.isfinite(high) and low <= high) or (knob.log and low <= 0):
-            raise PluginError(f"knob {name}: the range {low!r} .. {high!r}{' log' if knob.log else ''} is not one")
+            raise PluginError(f"hyperparameter {name}: the range {low!r} .. {high!r}{' log' if knob.log else ''} is not one")
         override = self.overrides.get(name)
 
         def drawn(made: Knob) -> float:
@@ -156,7 +156,7 @@ class Knobs:
     def choice(self, draw: Draw, name: str, options: Sequence[Any]) -> Any:
         allowed = tuple(options)
         if not allowed:
-            raise PluginError(f"knob {name}: no options")
+            raise PluginError(f"hyperparameter {name}: no options")
         where = f"space.knobs.{name}"
         override = self.overrides.get(name)
         if isinstance(override, Mapping) and "choices" not in override:
@@ -171,8 +171,8 @@ class Knobs:
         before = self.declared.setdefault(name, knob)
         if before.options != allowed:
             raise PluginError(
-                f"knob {name}: options changed from {list(before.options)} to {list(allowed)}: they may depend on the teacher, "
-                "not on another knob; use two knobs with names of their own"
+                f"hyperparameter {name}: options changed from {list(before.options)} to {list(allowed)}: they may depend on the teacher, "
+                "not on another hyperparameter; use two with names of their own"
             )
         return allowed[0] if len(allowed) == 1 else draw.value(knob)
 

@@ -32,11 +32,11 @@ class Runs:
     """The runs of one study's confirmations, trained where they are not yet.
 
     Args:
-        tell: called with each line for the user.
+        report: called with each line for the user.
     """
 
-    def __init__(self, folder: StudyFolder, study: StudyConfig, ledger: Ledger, signals: Interrupts, tell: Callable[[str], None]) -> None:
-        self.folder, self.study, self.ledger, self.signals, self.tell = folder, study, ledger, signals, tell
+    def __init__(self, folder: StudyFolder, study: StudyConfig, ledger: Ledger, signals: Interrupts, report: Callable[[str], None]) -> None:
+        self.folder, self.study, self.ledger, self.signals, self.report = folder, study, ledger, signals, report
         self.quality = study.search.objectives[0]
 
     @property
@@ -89,7 +89,7 @@ class Runs:
         workers = max(1, len(os.sched_getaffinity(0)) // resources.cpu)
         minutes = sum(before[run.trial] for run in todo) / workers / 60
         listed = ", ".join(str(trial.number) for trial in chosen)
-        self.tell(f"finalists: trials {listed}; {len(todo)} runs to train, controls included: about {max(1, round(minutes))} minutes")
+        self.report(f"finalists: trials {listed}; {len(todo)} runs to train, controls included: about {max(1, round(minutes))} minutes")
         trained = train_all(
             [run.spec for run in todo],
             prepared.assets,
@@ -116,10 +116,10 @@ class Runs:
             files.write_array(self.predictions_file(run, "validation"), result.logits)
             digests = files.write_folder(self.student_folder(run), result.files)
             facts = {**result.record(), "digests": digests}
-            self.tell(f"{what}: {self.quality} {result.scores[self.quality]:.4f} on validation, {result.seconds['total']:.0f} s")
+            self.report(f"{what}: {self.quality} {result.scores[self.quality]:.4f} on validation, {result.seconds['total']:.0f} s")
         else:
             facts |= {"cause": result.cause, "message": result.message}
-            self.tell(f"{what}: failed, {result.message}")
+            self.report(f"{what}: failed, {result.message}")
         if run.key not in self.state.runs:
             spec, seed = run.key
             about = {"trial": run.trial, "role": run.role, "name": run.name, "hash": spec, "seed": seed, "spec": run.spec.to_json()}

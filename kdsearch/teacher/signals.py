@@ -39,7 +39,7 @@ class Signals:
     """The signals of a part on a device, gathered for rows.
 
     Args:
-        arrays: as `shape` says, by the need with its layer from the bottom.
+        arrays: shaped as by `shape`, by the need with its layer from the bottom.
         offsets: (N + 1,) of the part's tokens.
         needs: as a strategy declares them.
 

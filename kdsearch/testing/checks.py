@@ -26,7 +26,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def skip(reason: str) -> None:
-    """End a check that has nothing to look at; pytest and `run_contract` both report it as skipped."""
+    """End a check that has nothing to check; pytest and `run_contract` both report it as skipped."""
     raise unittest.SkipTest(reason)
 
 

@@ -70,7 +70,7 @@ class FamilyContract:
 
     Attributes:
         family: the class under test.
-        draws: how many random shapes each check looks at (default 4), besides one for every option of a choice that they leave out.
+        draws: how many random shapes each check tries (default 4), besides one for every option of a choice that they leave out.
         shapes: how many random shapes the closed forms are compared with a built module for, at each of four teachers (default 12).
     """
 
@@ -113,15 +113,15 @@ class FamilyContract:
             second = self._proposals(_tiny())
         require(first == second, f"the same seeds suggest {first[0]} once and {second[0]} then: draw from `space` alone")
         if self._drawn(_tiny(), 0).knobs.met:
-            require(len(first) > 1, f"every seed suggests {first[0]}: the knobs it draws reach no field")
+            require(len(first) > 1, f"every seed suggests {first[0]}: what it draws reaches no field")
 
     def test_size_is_exact(self) -> None:
         for teacher in _teachers():
             for family in self._proposals(teacher, self.shapes):
-                built, told = _parameters(_build(family, teacher)), family.size(teacher.info)
+                built, given = _parameters(_build(family, teacher)), family.size(teacher.info)
                 require(
-                    isinstance(told, int) and told == built,
-                    f"size() of {family} says {told}, the module has {built} parameters: {teacher.info}",
+                    isinstance(given, int) and given == built,
+                    f"size() of {family} is {given}, the module has {built} parameters: {teacher.info}",
                 )
 
     def test_students_are_no_wider_than_the_teacher(self) -> None:
@@ -282,8 +282,8 @@ class FamilyContract:
                     counter = FlopCounterMode(display=False)
                     with counter, torch.no_grad():
                         module(one, [LOGITS])
-                    told, counted = family.flops(teacher.info, length), counter.get_total_flops()
-                    require(told == counted, f"flops() of {family} says {told} for {length} tokens, torch counts {counted}")
+                    given, counted = family.flops(teacher.info, length), counter.get_total_flops()
+                    require(given == counted, f"flops() of {family} is {given} for {length} tokens, torch counts {counted}")
 
     def test_weights_survive_a_state_dict(self) -> None:
         teacher = _tiny()
@@ -334,15 +334,15 @@ class FamilyContract:
             sizes = []
             for shape in cls.known_good(teacher.info):
                 for name in shape:
-                    require(f"{cls.name}.{name}" in knobs.declared, f"known_good() names the knob {name!r}, which suggest() does not draw")
+                    require(f"{cls.name}.{name}" in knobs.declared, f"known_good() names {name!r}, which suggest() does not draw")
                 preset = {f"{cls.name}.{name}": value for name, value in shape.items()}
                 family = cls(**cls.suggest(Knobs().space(CornerDraw(0.5, preset), cls.name), teacher.info))
                 sizes.append(family.size(teacher.info))
             require(sizes == sorted(sizes), f"known_good() gives sizes {sizes} for {teacher.info}: smallest first")
 
     def test_bfloat16_is_a_bool(self) -> None:
-        said = self.family.bfloat16
-        require(isinstance(said, bool), f"bfloat16 of {self.family.name} is {said!r}: write True or False")
+        value = self.family.bfloat16
+        require(isinstance(value, bool), f"bfloat16 of {self.family.name} is {value!r}: write True or False")
 
     def test_twenty_steps_bring_the_loss_down(self) -> None:
         teacher = _tiny()

@@ -65,7 +65,7 @@ def _equal() -> _Pair:
 
 @dataclass(frozen=True)
 class _Draw:
-    """A strategy as the search may propose it, and the knobs it came from."""
+    """A strategy as the search may propose it, and what was drawn for it."""
 
     strategy: Strategy
     knobs: GivenDraw
@@ -82,7 +82,7 @@ class StrategyContract:
         equal_student: what an unlabelled batch gives when the student is a copy of the teacher. "zero" (the default): zero loss, or else
             zero gradient · "zero loss", as a divergence has · "zero gradient", as soft cross-entropy has · "exempt: REASON". Draws whose
             `build` has parameters are left out: a projection fresh from the generator is not the identity.
-        draws: how many random proposals each check looks at (default 6), besides one for every option of a choice that they leave out.
+        draws: how many random proposals each check tries (default 6), besides one for every option of a choice that they leave out.
     """
 
     strategy: ClassVar[type[Strategy]]
@@ -150,8 +150,8 @@ class StrategyContract:
     # The checks
 
     def test_staged_is_a_bool(self) -> None:
-        said = self.strategy.staged
-        require(isinstance(said, bool), f"staged of {self.strategy.name} is {said!r}: write True or False")
+        value = self.strategy.staged
+        require(isinstance(value, bool), f"staged of {self.strategy.name} is {value!r}: write True or False")
 
     def test_fields_survive_json(self) -> None:
         for draw in self._proposals(_smaller()):
@@ -166,7 +166,7 @@ class StrategyContract:
             second = [draw.strategy for draw in self._proposals(pair)]
         require(first == second, f"the same seeds suggest {first[0]} once and {second[0]} then: draw from `space` alone")
         if self._proposals(pair)[0].knobs.met:
-            require(len(first) > 1, f"every seed suggests {first[0]}: the knobs it draws reach no field")
+            require(len(first) > 1, f"every seed suggests {first[0]}: what it draws reaches no field")
 
     def test_loss_is_finite_scalar_terms(self) -> None:
         for pair in (_smaller(), _same_shape()):
@@ -305,10 +305,10 @@ class StrategyContract:
                         if not all(math.isclose(one, two, rel_tol=1e-5, abs_tol=1e-9) for one, two in zip(before, after, strict=True)):
                             waiting.discard(name)
                             break
-        require(not waiting, f"no value of {', '.join(sorted(waiting))} changes the loss: use the knob, or take it out of suggest()")
+        require(not waiting, f"no value of {', '.join(sorted(waiting))} changes the loss: use it, or take it out of suggest()")
 
     def _effect(self, strategy: Strategy, pair: _Pair) -> list[float]:
-        """All that a knob can change: the loss through training, its gradient, and how a joint teacher is tuned."""
+        """All that a hyperparameter can change: the loss through training, its gradient, and how a joint teacher is tuned."""
         numbers: list[float] = []
         for progress in _PROGRESS:
             student = copy.deepcopy(pair.student)
