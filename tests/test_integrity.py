@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from io import StringIO
 from pathlib import Path
@@ -230,3 +231,81 @@ def test_a_ledger_that_knows_less_than_the_folder_is_refused(study: Path, left: 
     resumed(study)
     if kept == "front.json" and isinstance(left, int):
         assert failures(study)[0].startswith("front.json")
+
+
+def test_names_that_were_tampered_with_reach_no_file_outside(study: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    out = tmp_path / "out"
+    picked(study, out)
+    listed = (out / "MANIFEST").read_text()
+    for name in ("../victim", str(victim), "onnx/../../victim", ""):
+        (out / "MANIFEST").write_text(f"{listed}{'0' * 64}  {name}\n")
+        with pytest.raises(InputError, match=f"--out: .*MANIFEST names '{name}'"):
+            picked(study, out)
+    (out / "MANIFEST").write_text(listed)
+    (out / "onnx").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="holds onnx and no MANIFEST"):
+        picked(study, out)
+    with pytest.raises(StateError, match="is not a file's name"):
+        files.write_folder(tmp_path / "folder", {"../victim": b""})
+    with Ledger(study) as ledger:
+        told = {"trial": 0, "role": "student", "hash": "h0", "seed": 7, "status": "complete", "scores": {}}
+        with pytest.raises(StateError, match="not a name for the files of a run"):
+            ledger.append("confirmed_run", name="../../victim", **told)
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", [files.LOCK, "ledger.jsonl"])
+def test_no_link_is_followed_out_of_a_study(study: Path, tmp_path: Path, name: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes((study / "ledger.jsonl").read_bytes())
+    (study / name).unlink(missing_ok=True)
+    (study / name).symlink_to(victim)
+    with pytest.raises(StateError, match=f"{name}: a link, a folder or a device"):
+        kdsearch.search(StudyFolder(study).config(), out=study.parent)
+    assert victim.read_bytes().startswith(b'{"event":"study"')
+
+
+def test_an_export_takes_the_files_of_a_student_and_no_link(study: Path, tmp_path: Path) -> None:
+    without_digests(study)
+    student = study / "students" / "0"
+    (student / "notes.txt").write_text("not for the world")
+    assert not (picked(study, tmp_path / "out").folder / "notes.txt").exists()
+    spoil(student, "a link")
+    with pytest.raises(StateError, match=r"tokenizer\.json: a link"):
+        picked(study, tmp_path / "other")
+
+
+def test_a_folder_is_replaced_without_a_moment_in_which_a_kill_loses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept() -> list[bytes]:
+        return [path.read_bytes() for path in tmp_path.rglob("name")]
+
+    files.write_folder(tmp_path / "0", {"name": b"old"})
+    real, seen = files.os.replace, []
+
+    def watched(one: Any, other: Any) -> None:
+        seen.append(kept())
+        real(one, other)
+        seen.append(kept())
+
+    monkeypatch.setattr(files.os, "replace", watched)
+    files.write_folder(tmp_path / "0", {"name": b"new"})
+    assert len(seen) == 4
+    assert all(sorted(each) == [b"new", b"old"] for each in seen)
+    assert kept() == [b"new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+
+
+@pytest.mark.parametrize(("umask", "file", "folder"), [(0o077, 0o600, 0o700), (0o002, 0o664, 0o775)])
+def test_modes_are_those_of_the_umask(tmp_path: Path, umask: int, file: int, folder: int) -> None:
+    before = os.umask(umask)
+    try:
+        files.replace_json(tmp_path / "front.json", {})
+        files.write_folder(tmp_path / "0", {"name": b""})
+        files.AppendLog(tmp_path / "ledger.jsonl").close()
+    finally:
+        os.umask(before)
+    for name in ("front.json", "ledger.jsonl", "0/name"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == file
+    assert (tmp_path / "0").stat().st_mode & 0o777 == folder

@@ -15,15 +15,18 @@ from typing import Any
 
 from kdsearch import tasks
 from kdsearch.data.tokens import Table
-from kdsearch.errors import InputError
-from kdsearch.io.files import disk_problems, ensure_folder
-from kdsearch.student.saved import RECORD, Student
+from kdsearch.errors import InputError, StateError
+from kdsearch.io.files import disk_problems, ensure_folder, is_name
+from kdsearch.student.saved import RECORD, WEIGHTS, Student
 
 MANIFEST = "MANIFEST"  # as sha256sum writes it: `sha256sum -c MANIFEST` checks the folder
 CARD = "README.md"
 VERDICT = "verdict.json"
 SCRIPT = "predict.py"
 _WORK = ".kdsearch-export-"
+# of a student's folder, beside the files of its tokenizer's class
+_KNOWN = {RECORD, WEIGHTS, "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
+_KNOWN |= {"chat_template.jinja"}  # transformers writes it beside a tokenizer that has one
 
 
 def lay_out(source: Path, student: Student, rows: Table, target: Path, provenance: dict[str, Any]) -> None:
@@ -32,11 +35,17 @@ def lay_out(source: Path, student: Student, rows: Table, target: Path, provenanc
     Args:
         rows: any rows of the study; they show whether its texts are pairs.
         provenance: where the student came from, for kdsearch.json.
+
+    Raises:
+        StateError: one of its files is a link or a folder.
     """
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.iterdir()):
-        if path.is_file():
-            shutil.copyfile(path, target / path.name)
+    for name in sorted(_KNOWN | set(student.tokenizer.vocab_files_names.values())):
+        path = source / name
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise StateError(f"{path}: a link or a folder, not a student's file: restore the folder from a copy")
+        if path.exists():
+            shutil.copyfile(path, target / name)
     record = json.loads((target / RECORD).read_text())
     tokenizer = student.tokenizer
     record["deployed"] = {
@@ -93,14 +102,15 @@ def write_manifest(folder: Path) -> None:
 def refuse_foreign(folder: Path) -> None:
     """
     Raises:
-        InputError: the folder holds anything that an earlier export did not write, or is a file.
+        InputError: the folder holds anything that an earlier export did not write, a link among it, or is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out: {folder}: a file, not a folder: choose another")
     if not folder.is_dir():
         return
     listed = _listed(folder)
-    strange = [name for name in files(folder) if name not in listed]
+    links = [path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink()]
+    strange = links + [name for name in files(folder) if name not in listed]
     if strange:
         why = "no MANIFEST of an earlier export lists it" if listed else "it is no earlier export"
         raise InputError(f"--out: {folder} holds {strange[0]} and {why}: choose an empty or new folder")
@@ -110,7 +120,11 @@ def _listed(folder: Path) -> set[Path]:
     path = folder / MANIFEST
     if not path.exists():
         return set()
-    return {Path(line.partition("  ")[2]) for line in path.read_text().splitlines()}
+    names = [line.partition("  ")[2] for line in path.read_text(errors="replace").splitlines()]
+    outside = [name for name in names if not all(map(is_name, name.split("/")))]
+    if outside:
+        raise InputError(f"--out: {path} names {outside[0]!r}, which is no file of the folder: choose an empty or new folder")
+    return set(map(Path, names))
 
 
 @contextlib.contextmanager

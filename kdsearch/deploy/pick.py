@@ -189,7 +189,7 @@ def pick(path: Path, rule: Rule, export: Export, console: Console, sets: Sequenc
     source = FinishedStudy.open(path, sets)
     with teacher_progress(console) as progress:
         chosen = choice(source, rule, progress)
-    target = export.out or Path("deployed") / f"{source.document['study']}-{chosen.point['trial']}"
+    target = export.out or Path("deployed") / f"{source.config.name}-{chosen.point['trial']}"
     folder.refuse_foreign(target)
     tell_choice(console, chosen, source.document)
     with teacher_progress(console) as progress, folder.filling(target) as work:

@@ -8,7 +8,9 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import stat
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -46,8 +48,39 @@ def file_digest(path: Path) -> str:
 def differing(folder: Path, digests: Mapping[str, str]) -> list[str]:
     """Names in a folder that differ from these digests of its files: changed, missing, or extra; hidden files are ignored."""
     there = {path.name for path in (folder.iterdir() if folder.is_dir() else ()) if not path.name.startswith(".")}
-    paths = [folder / name for name in sorted({*there, *digests})]
-    return [path.name for path in paths if path.is_symlink() or not path.is_file() or file_digest(path) != digests.get(path.name)]
+
+    def same(name: str) -> bool:
+        path = folder / name
+        return is_name(name) and path.is_file() and not path.is_symlink() and file_digest(path) == digests.get(name)
+
+    return [name for name in sorted({*there, *digests}) if not same(name)]
+
+
+def is_name(name: str) -> bool:
+    """Whether this names a file of a folder, and nothing outside of it or deeper in it."""
+    return name not in ("", ".", "..") and not {"/", "\0"} & set(name)
+
+
+def open_own(path: Path, flags: int) -> IO[bytes]:
+    """A file of ours, unbuffered, made where flags say so; no link is followed, for its end may lie anywhere.
+
+    Args:
+        flags: as os.open takes them.
+
+    Raises:
+        StateError: what stands there is a link, a folder or a device.
+    """
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as problem:
+        if problem.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        handle = -1
+    if handle < 0 or not stat.S_ISREG(os.fstat(handle).st_mode):
+        if handle >= 0:
+            os.close(handle)
+        raise StateError(f"{path}: a link, a folder or a device, not a file of a study: put the file itself there")
+    return os.fdopen(handle, "rb" if flags == os.O_RDONLY else "r+b", buffering=0)
 
 
 @contextlib.contextmanager
@@ -91,17 +124,22 @@ def _sync_folder(path: Path) -> None:
         os.close(handle)
 
 
+def _write(stream: IO[bytes], data: bytes) -> None:
+    """All of it to an unbuffered stream, which may take less at a time, and which has nothing left to say when it is closed."""
+    left = memoryview(data)
+    while left:
+        left = left[stream.write(left) :]
+
+
 def replace_file(path: Path, data: bytes | str) -> None:
     """Write the whole file or leave the old one: never a half."""
     raw = data.encode() if isinstance(data, str) else data
     with disk_problems(path.parent):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        name = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # not tempfile's, whose modes no umask opens
         try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(raw)
-                stream.flush()
+            with name.open("xb", buffering=0) as stream:
+                _write(stream, raw)
                 os.fsync(stream.fileno())
-            os.chmod(name, 0o644)
             os.replace(name, path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
@@ -124,11 +162,15 @@ def replace_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that replaces it when the block ends well, and is removed otherwise."""
+    """A temporary folder beside `path` that replaces it when the block ends well, and is removed otherwise.
+
+    What was there is moved aside first and removed last: a kill in between leaves it beside `path`, hidden, its name ending in ".old".
+    """
     with disk_problems(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        os.chmod(work, 0o755)
+        work = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        aside = work.with_name(f"{work.name}.old")
+        work.mkdir()
         try:
             yield work
             for name in work.rglob("*"):
@@ -136,20 +178,31 @@ def new_folder(path: Path) -> Iterator[Path]:
                     with name.open("rb") as stream:
                         os.fsync(stream.fileno())
             if path.exists():
-                shutil.rmtree(path)
-            os.replace(work, path)
+                os.replace(path, aside)
+            try:
+                os.replace(work, path)
+            except OSError:
+                if aside.exists():
+                    os.replace(aside, path)
+                raise
             _sync_folder(path.parent)
+            shutil.rmtree(aside, ignore_errors=True)
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> dict[str, str]:
-    """Replace a folder by these files (relative name -> content); returns the digest of each, as `file_digest` gives it."""
+    """Replace a folder by these files (name -> content); returns the digest of each, as `file_digest` gives it.
+
+    Raises:
+        StateError: a name is a path.
+    """
+    paths = [name for name in files if not is_name(name)]
+    if paths:
+        raise StateError(f"{path}: {paths[0]!r} is not a file's name: a student's folder has files alone")
     with new_folder(path) as work:
         for name, content in files.items():
-            target = work / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
+            (work / name).write_bytes(content)
     return {name: hashlib.blake2b(content, digest_size=16).hexdigest() for name, content in files.items()}
 
 
@@ -177,8 +230,7 @@ class AppendLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         with disk_problems(path.parent):
-            self._stream: IO[bytes] = path.open("ab+")
-            self._stream.seek(0)
+            self._stream = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             content = self._stream.read()
             whole = content.rfind(b"\n") + 1
             if whole != len(content):
@@ -188,8 +240,7 @@ class AppendLog:
 
     def append(self, record: Mapping[str, Any]) -> None:
         with disk_problems(self.path.parent):
-            self._stream.write(_line(record) + b"\n")
-            self._stream.flush()
+            _write(self._stream, _line(record) + b"\n")
             os.fsync(self._stream.fileno())
 
     def close(self) -> None:
@@ -204,13 +255,15 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Raises:
         StateError: a line is not as it was written, which no crash of ours can leave; names it.
     """
-    if not path.exists():
-        return []
 
     def damaged(number: int) -> StateError:
         return StateError(f"{path}, line {number}: damaged, or changed by hand: restore the file from a copy")
 
-    *lines, torn = path.read_bytes().split(b"\n")
+    try:
+        with open_own(path, os.O_RDONLY) as stream:
+            *lines, torn = stream.read().split(b"\n")
+    except FileNotFoundError:
+        return []
     if torn.strip(b"\0") and (not torn.startswith(b"{") or _sealed(torn[:-1])):  # the second: a whole line, its end hit
         raise damaged(len(lines) + 1)
     records, must = [], False
@@ -240,22 +293,20 @@ def owned(folder: Path) -> Iterator[None]:
     """
     lock = ensure_folder(folder) / LOCK
     with disk_problems(folder):
-        stream = lock.open("a+")
+        stream = open_own(lock, os.O_RDWR | os.O_CREAT)
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not lock.exists() or not os.path.samestat(os.fstat(stream.fileno()), lock.stat()):
                 raise BlockingIOError  # its owner of a moment ago has just removed it: this lock guards nothing
         except BlockingIOError:
-            stream.seek(0)
-            owner = stream.read().strip()
+            owner = stream.read().decode(errors="replace").strip()
             raise StateError(
                 f"{folder}: owned by another run{f' (process {owner})' if owner else ''}: wait for it, or stop it first"
             ) from None
-        stream.seek(0)
         stream.truncate()
-        stream.write(str(os.getpid()))
-        stream.flush()
+        with disk_problems(folder):
+            _write(stream, str(os.getpid()).encode())
         try:
             yield
         finally:

@@ -189,6 +189,9 @@ class StudyState:
             trial = self.trials.get(number)
             if trial is None or trial.state is not State.COMPLETE:
                 raise wrong(f"{event} for trial {number}, which is {'not complete' if trial else 'not there'}")
+        name = record.get("name", "")
+        if event == "confirmed_run" and (not isinstance(name, str) or "/" in name or name.startswith(".")):
+            raise wrong(f"{name!r} is not a name for the files of a run")
         if event == "confirmed" and not self.openings:
             raise wrong("confirmed, though the test rows were never opened")
         if event == "confirmed_run" and (record["hash"], record["seed"]) in self.runs:
