@@ -50,7 +50,9 @@ def linear(pieces: int, bigrams: int) -> dict[str, Any]:
 
 def quickstart(*sets: str) -> StudyConfig:
     """The quickstart's study without its unlabelled text; sets: changes, as `--set` takes them."""
-    return study_file.load(ROOT.parent / "studies" / "quickstart.yaml", ["data.unlabelled=null", "data.max_unlabelled=null", *sets])
+    return study_file.load(
+        ROOT.parent / "studies" / "quickstart.yaml", ["data.unlabelled=null", "data.max_unlabelled=null", "search.minutes=null", *sets]
+    )
 
 
 @cache
