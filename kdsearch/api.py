@@ -122,7 +122,7 @@ class Batch:
     labels: Tensor  # (B,) int64, -100 where unlabelled; for a regression float32, standardised in training, NaN where unlabelled
     example: Tensor  # (B,) int64 each row's index within its part: what students learn from, or the validation rows
     types: Tensor | None = None  # (B, S) int64: 0 for the first text of a pair, 1 for the second
-    label_smoothing: float = 0.0  # 0..1, of hard_loss: this share of each label is spread over all classes
+    label_smoothing: float = 0.0  # 0..1, of hard_loss: this fraction of each label is spread over all classes
     task: str = ""  # whose labels these are, as the study names it; "": what their numbers suggest, whole ones are classes
 
     @property
@@ -270,7 +270,7 @@ class Strategy(ABC):
             teacher: the teacher's outputs: constants when FROZEN, with gradients when JOINT, None when ABSENT.
             batch: the rows.
             extra: what `build` returned.
-            progress: the share of the planned examples already seen, 0..1.
+            progress: the fraction of the planned examples already seen, 0..1.
         """
 
 

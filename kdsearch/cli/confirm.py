@@ -119,8 +119,8 @@ def notes(document: dict[str, Any]) -> list[str]:
         "control: the same student without a teacher; recovered: (student - control) / (teacher - control), blank without a clear gap",
     ]
     if len(points) > 1:
-        share = f"{confirmation['share_asked']:.1%}"
-        lines.append(f"tied with: no larger, and the student is better in fewer than {share} of paired bootstraps of rows and seeds")
+        asked = f"{confirmation['share_asked']:.1%}"
+        lines.append(f"tied with: no larger, and the student is better in fewer than {asked} of paired bootstraps of rows and seeds")
     if confirmation["others"]:
         lines.append("*: not on the front of validation scores, but worse only within noise")
     failed = [(point["trial"], each) for point in points for each in point["confirmed"]["failed"]]

@@ -247,7 +247,7 @@ def _refuse_lost_classes(before: Table, after: Table, names: tuple[str, ...], ta
 
 
 def _sample(train: Table, names: tuple[str, ...], config: StudyConfig) -> Table:
-    """At most `data.max_train` rows, each class with its share, in their order."""
+    """At most `data.max_train` rows, each class in proportion, in their order."""
     from sklearn.model_selection import train_test_split
 
     size = config.data.max_train

@@ -95,7 +95,7 @@ def _repeats(tables: Sequence[Table]) -> tuple[int, int, int]:
 
 
 def _cut(table: Table, tokenizer: PreTrainedTokenizerBase, tokens: Tokens, max_length: int) -> float:
-    """The share of rows that are longer than max_length tokens."""
+    """The fraction of rows that are longer than max_length tokens."""
     full = np.flatnonzero(tokens.lengths == max_length)
     some = full[:: len(full) // COUNTED + 1]
     if not len(some):

@@ -96,7 +96,7 @@ def measure(engines: Mapping[str, Engine], rows: Table, progress: Progress, *, t
         parts = np.array(alone[name])
         figures: dict[str, float] = {}
         for prefix, values in (("", parts[:, 1]), ("total_", parts.sum(1))):
-            figures |= {f"{prefix}ms_p{share}": float(np.percentile(values, share)) * 1000 for share in (50, 90, 95)}
+            figures |= {f"{prefix}ms_p{percent}": float(np.percentile(values, percent)) * 1000 for percent in (50, 90, 95)}
         if batches:
             batched = np.array(many[name])
             figures["texts_per_second"] = BATCH / float(np.median(batched[:, 1]))

@@ -257,8 +257,8 @@ def _fill(work: Path, source: FinishedStudy, chosen: Choice, export: Export, pro
 def _neighbour(point: Mapping[str, Any] | None, document: Mapping[str, Any]) -> dict[str, Any] | None:
     if point is None:
         return None
-    share, on = retained(document, point)
-    return {**{key: point[key] for key in ("trial", "params", "bytes", "validation")}, "retention": share, "retention_on": on}
+    kept, on = retained(document, point)
+    return {**{key: point[key] for key in ("trial", "params", "bytes", "validation")}, "retention": kept, "retention_on": on}
 
 
 def _graphs(work: Path, reference: checks.Reference, export: Export, progress: Progress, facts: dict[str, Any]) -> list[Check]:

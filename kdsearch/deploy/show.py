@@ -15,11 +15,11 @@ from kdsearch.results.choose import Choice, retained
 def point_line(point: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     """One point in one line: size, score, and what it keeps of the teacher."""
     quality = document["objectives"][0]
-    share, on = retained(document, point)
+    kept, on = retained(document, point)
     score = (point["confirmed"]["test"] if on == "test" else point["validation"])[quality]
-    kept = "" if share is None else f", {share:.1%} of the teacher on {on}"
+    words = "" if kept is None else f", {kept:.1%} of the teacher on {on}"
     size = f"{point['params']:,} params, {point['bytes']:,} bytes"
-    return f"trial {point['trial']}: {point['family']} + {point['strategy']}, {size}, {quality} {score:.4f}{kept}"
+    return f"trial {point['trial']}: {point['family']} + {point['strategy']}, {size}, {quality} {score:.4f}{words}"
 
 
 def tell_choice(console: Console, choice: Choice, document: Mapping[str, Any]) -> None:

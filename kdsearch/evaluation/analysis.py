@@ -205,7 +205,7 @@ def moved(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Each loss term over time, from a trial's history in the ledger.
 
     Returns:
-        share: of the budget at each point; terms: name -> its mean up to that point since the one before, None where it did not occur.
+        share: fraction of the budget at each point; terms: name -> its mean up to that point since the one before, None where it did not occur.
     """
     terms = list(dict.fromkeys(name for point in history for name in point if name not in ("share", "seconds")))
     return {"share": [point["share"] for point in history], "terms": {name: [point.get(name) for point in history] for name in terms}}

@@ -122,7 +122,7 @@ def context(facts: Facts) -> dict[str, Any]:
 
 def _leading(found: dict[str, dict[str, float]]) -> dict[str, list[tuple[str, float]]]:
     """The hyperparameters that are important enough for a line."""
-    return {name: [(knob, share) for knob, share in shares.items() if share >= 0.005][:KNOBS] for name, shares in found.items()}
+    return {name: [(knob, value) for knob, value in shares.items() if value >= 0.005][:KNOBS] for name, shares in found.items()}
 
 
 def _simplest(facts: Facts) -> str:
@@ -138,9 +138,9 @@ def commands(facts: Facts) -> list[tuple[str, str]]:
             found.append(("Measure the finalists on the sealed test rows, with intervals", facts.command("confirm")))
         kept = {row["share"] for row in tables.within(facts) if row["point"]}
         if kept:
-            share = 0.97 if 0.97 in kept else max(kept)
-            what = f"Export the smallest student that keeps {100 * share:.0f} %"
-            found.append((what, facts.command("pick", "--min-retention", share, "--onnx", "--int8")))
+            fraction = 0.97 if 0.97 in kept else max(kept)
+            what = f"Export the smallest student that keeps {100 * fraction:.0f} %"
+            found.append((what, facts.command("pick", "--min-retention", fraction, "--onnx", "--int8")))
         found.append(
             ("Export the best one of at most a size", facts.command("pick", "--max-params", _round_size(facts), "--onnx", "--int8"))
         )

@@ -32,10 +32,8 @@ def _lead(facts: Facts) -> str:
     )
     best = tables.best_kept(facts)
     if best is not None:
-        point, share, on = best
-        text += (
-            f" The best student keeps {percent(share)} of the teacher's {facts.quality} on {on} with {compact(point['params'])} parameters."
-        )
+        point, fraction, on = best
+        text += f" The best student keeps {percent(fraction)} of the teacher's {facts.quality} on {on} with {compact(point['params'])} parameters."
     return text + " [report.html](report.html) shows all of it."
 
 

@@ -46,27 +46,27 @@ def within(facts: Facts) -> list[dict[str, Any]]:
     """The smallest student that keeps each of SHARES of the teacher's score: what `pick --min-retention` would take.
 
     Returns:
-        share, point (None where none does), kept, on (the rows that kept is measured on).
+        share (a fraction), point (None where none does), kept, on (the rows that kept is measured on).
     """
     found: list[dict[str, Any]] = []
-    for share in SHARES:
+    for fraction in SHARES:
         try:
-            point = choose(facts.document, Rule(min_retention=share)).point
+            point = choose(facts.document, Rule(min_retention=fraction)).point
         except VerdictNo:
-            found.append({"share": share, "point": None, "kept": None, "on": ""})
+            found.append({"share": fraction, "point": None, "kept": None, "on": ""})
             continue
         kept, on = retained(facts.document, point)
-        found.append({"share": share, "point": point, "kept": kept, "on": on})
+        found.append({"share": fraction, "point": point, "kept": kept, "on": on})
     return found
 
 
 def best_kept(facts: Facts) -> tuple[dict[str, Any], float, str] | None:
-    """(point, share, rows) of the student of the front that keeps most of the teacher's score; None where it is not known.
+    """(point, fraction, rows) of the student of the front that keeps most of the teacher's score; None where it is not known.
 
     Where some were measured on test, it is one of those: scores on the rows that chose a student are a little too good.
     """
     kept = [(point, *retained(facts.document, point)) for point in facts.document["points"]]
-    known = [(point, share, on) for point, share, on in kept if share is not None]
+    known = [(point, fraction, on) for point, fraction, on in kept if fraction is not None]
     tested = [each for each in known if each[2] == "test"]
     return max(tested or known, key=lambda each: each[1], default=None)
 
@@ -192,7 +192,7 @@ def moved(trial: TrialRecord, points: int = 60) -> dict[str, Any] | None:
     """Each loss term over time, thinned to so many points; None where the ledger has no history.
 
     Returns:
-        share: of the budget; terms: name -> its mean since the point before, None where it did not occur.
+        share: fraction of the budget; terms: name -> its mean since the point before, None where it did not occur.
     """
     history = trial.facts.get("history") or []
     names = list(dict.fromkeys(name for each in history for name in each if name not in ("share", "seconds")))

@@ -69,7 +69,7 @@ def explore(
     tried = {pair: space.fitting(*pair) for pair in space.pairs}
     some = {pair: found for pair, found in tried.items() if isinstance(found, Candidate)}
     pairs = list(some)
-    corners = _fitting(space.draw(Sized(*pair, share)) for pair in pairs for share in (0.0, 0.5, 1.0))
+    corners = _fitting(space.draw(Sized(*pair, fraction)) for pair in pairs for fraction in (0.0, 0.5, 1.0))
     drawn = _fitting(space.draw(Paired(rng, *pairs[turn % len(pairs)])) for turn in range(max(draws, len(pairs)) if pairs else 0))
     met = {(each.spec.family, each.spec.strategy) for each in drawn}
     drawn += [found for pair, found in some.items() if pair not in met]  # rare: a few random draws may miss it

@@ -11,8 +11,8 @@ def standard_error(metric: str, score: float, rows: int) -> float:
     """Of a score on `rows` validation rows: binomial for fractions of rows, (1 - r^2)/sqrt(n - 1) for a correlation."""
     if metric in CORRELATIONS:
         return (1 - score * score) / math.sqrt(max(1, rows - 1))
-    share = min(max(score, 0.0), 1.0)
-    return math.sqrt(share * (1 - share) / max(1, rows))
+    fraction = min(max(score, 0.0), 1.0)
+    return math.sqrt(fraction * (1 - fraction) / max(1, rows))
 
 
 def retention(score: float | None, teacher: float | None) -> float | None:

@@ -44,7 +44,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def others(knob: Knob, value: Any) -> list[Any]:
     """Values to try instead of this one."""
-    candidates = list(knob.options) if knob.kind == "choice" else [knob.at(share) for share in (0.0, 0.4, 1.0)]
+    candidates = list(knob.options) if knob.kind == "choice" else [knob.at(fraction) for fraction in (0.0, 0.4, 1.0)]
     return [each for each in dict.fromkeys(candidates) if each != value]
 
 

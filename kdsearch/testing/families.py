@@ -92,12 +92,12 @@ class FamilyContract:
         draws = [self._drawn(teacher, seed, knobs=knobs) for seed in range(self.draws if count is None else count)]
         for name, value in options_left(draw.knobs for draw in draws):
             draws.append(self._drawn(teacher, 0, {name: value}, knobs))
-        families = [draw.family for draw in draws] + [self._corner(teacher, share) for share in (0.0, 1.0)]
+        families = [draw.family for draw in draws] + [self._corner(teacher, fraction) for fraction in (0.0, 1.0)]
         return list({repr(family): family for family in families}.values())
 
-    def _corner(self, teacher: _Teacher, share: float) -> Family:
+    def _corner(self, teacher: _Teacher, fraction: float) -> Family:
         cls = self.family
-        return cls(**cls.suggest(Knobs().space(CornerDraw(share), cls.name), teacher.info))
+        return cls(**cls.suggest(Knobs().space(CornerDraw(fraction), cls.name), teacher.info))
 
     # The checks
 
