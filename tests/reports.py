@@ -77,10 +77,11 @@ def complete(
     quality: str = "accuracy",
     knobs: Mapping[str, Any] | None = None,
     terms: tuple[str, ...] = ("hard", "soft"),
+    expected: float | None = None,
 ) -> None:
-    """A complete trial of 10 seconds: 7 of training, 2 of validation."""
+    """A complete trial of 10 seconds: 7 of training, 2 of validation. expected: seconds."""
     drawn = {"strategy": strategy, "transformer.layers": 2, "lr": 0.000316, **(knobs or {})}
-    attempt = ledger.started(number, spec(strategy, family), f"h{number}", drawn, params, 4 * params, 10 * params)
+    attempt = ledger.started(number, spec(strategy, family), f"h{number}", drawn, params, 4 * params, 10 * params, expected=expected)
     scores = {quality: score, "macro_f1": score - 0.01} if quality == "accuracy" else {quality: score, "mse": 0.5}
     spent = {"total": 10.0, "training": 7.0, "validation": 2.0}
     ledger.complete(number, attempt, scores, params, 4 * params, 10 * params, spent, history=history(*terms))

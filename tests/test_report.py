@@ -150,6 +150,16 @@ def test_confirmed_points_bring_intervals_controls_and_ties(tmp_path: Path) -> N
     assert "112 rows on which the two disagree" in text
 
 
+def test_a_report_says_how_well_the_seconds_of_trials_were_predicted(tmp_path: Path) -> None:
+    """Nine trials of 10 seconds, of which 4, 5, 6, .. 12 were expected: the quartiles of 10 / expected are 1 and 10 / 6."""
+    with Ledger(tmp_path) as ledger:
+        ledger.begin(name="toy")
+        for number in range(9):
+            reports.complete(ledger, number, 1000 + number, 0.7, expected=4.0 + number)
+    notes = tables.notes(Facts.read(reports.keep(tmp_path)))
+    assert "Half of 9 trials took between 1 and 1.7 times the seconds that were expected of them." in notes
+
+
 def test_a_study_that_is_not_confirmed_says_so(tmp_path: Path) -> None:
     facts = Facts.read(reports.plain(tmp_path))
     said = " ".join(tables.notes(facts))

@@ -20,6 +20,7 @@ from kdsearch.results.record import State, TrialRecord
 
 SHARES = (0.99, 0.98, 0.97, 0.95)  # of the teacher's score, that a person may want kept
 _MESSAGES = 5  # different ones shown of a cause
+_ENOUGH = 8  # trials, for a word on how well their seconds were predicted
 
 
 def recipe(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -243,6 +244,11 @@ def notes(facts: Facts) -> list[str]:
     if counts["stopped"]:
         many = "One trial was" if counts["stopped"] == 1 else f"{counts['stopped']:,} trials were"
         found.append(f"{many} stopped early; what was scored by then is no result and is not on the front.")
+    complete = facts.state.having(State.COMPLETE)
+    late = [trial.seconds["total"] / trial.expected for trial in complete if trial.expected and "total" in trial.seconds]
+    if len(late) >= _ENOUGH:
+        low, high = np.quantile(late, (0.25, 0.75))
+        found.append(f"Half of {len(late):,} trials took between {low:.2g} and {high:.2g} times the seconds that were expected of them.")
     carved = facts.manifest["data"]["carved"]
     if carved:
         seed = facts.study["data"]["split_seed"]

@@ -81,7 +81,9 @@ def show(study: StudyConfig, console: Console) -> None:
         )
     facts.add_row("teacher", f"about {clock(guess.teacher)}, nothing when it is in the cache")
     facts.add_row("a trial", f"about {clock(guess.trial)}")
-    facts.add_row("the search", f"about {clock(guess.search)} for {study.search.trials} trials, without early stopping")
+    uncut, most = f"about {clock(guess.search)} for {study.search.trials:,} trials, without early stopping", study.search.minutes
+    cut = most is not None and 60 * most < guess.search
+    facts.add_row("the search", f"{clock(60 * (most or 0))}, as search.minutes says; {uncut}" if cut else uncut)
     if not console.is_terminal:
         console.width = max(WIDTH, console.width)
     for table in (knobs, pairs, facts):
