@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import kdsearch
 from kdsearch.data import splits
 from kdsearch.deploy.pick import Deployed, Export, pick
-from kdsearch.errors import InputError, StateError
+from kdsearch.errors import EnvironmentProblem, InputError, StateError
 from kdsearch.io import files
 from kdsearch.results.choose import Rule
 from kdsearch.results.folder import StudyFolder
@@ -309,3 +310,35 @@ def test_modes_are_those_of_the_umask(tmp_path: Path, umask: int, file: int, fol
     for name in ("front.json", "ledger.jsonl", "0/name"):
         assert (tmp_path / name).stat().st_mode & 0o777 == file
     assert (tmp_path / "0").stat().st_mode & 0o777 == folder
+
+
+class Full:
+    """A stream on a disk that is full after so many bytes more."""
+
+    def __init__(self, stream: Any, room: int) -> None:
+        self.stream, self.room = stream, room
+
+    def write(self, data: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = self.stream.write(data[: self.room])
+        self.room -= taken
+        return int(taken)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def test_a_full_disk_is_one_line_and_leaves_whole_lines(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.begin(name="toy")
+    before = (tmp_path / "ledger.jsonl").read_bytes()
+    ledger._log._stream = Full(ledger._log._stream, 20)  # type: ignore[assignment]
+    with pytest.raises(EnvironmentProblem, match="the disk is full") as refusal:
+        ledger.session()
+    ledger.close()  # has nothing left to say
+    assert (refusal.value.exit_code, len(str(refusal.value).splitlines())) == (4, 1)
+    assert (tmp_path / "ledger.jsonl").read_bytes() == before
+    with Ledger(tmp_path) as ledger:
+        ledger.session()
+    assert len(files.read_log(tmp_path / "ledger.jsonl")) == 2

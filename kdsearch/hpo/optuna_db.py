@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from kdsearch.errors import EnvironmentProblem
 from kdsearch.hpo.sampler import distributions, objective_values, optuna_state, quiet
 from kdsearch.io.files import disk_problems
+from kdsearch.io.text import first_line
 from kdsearch.results.record import StudyState, TrialRecord
 from kdsearch.space.candidates import Candidates
 
@@ -67,7 +68,9 @@ def export(state: StudyState, space: Candidates, path: Path) -> int:
             study.add_trials(frozen)
             _close(storage)
         except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as problem:
-            raise EnvironmentProblem(f"{path}: cannot be written: free some space or mend the folder's permissions: {problem}") from problem
+            raise EnvironmentProblem(
+                f"{path}: cannot be written: free some space or mend its permissions: {first_line(problem)}"
+            ) from problem
         os.replace(fresh, path)
     return len(ends)
 

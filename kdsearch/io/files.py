@@ -240,8 +240,13 @@ class AppendLog:
 
     def append(self, record: Mapping[str, Any]) -> None:
         with disk_problems(self.path.parent):
-            _write(self._stream, _line(record) + b"\n")
-            os.fsync(self._stream.fileno())
+            whole = self._stream.seek(0, os.SEEK_END)
+            try:
+                _write(self._stream, _line(record) + b"\n")
+                os.fsync(self._stream.fileno())
+            except OSError:
+                self._stream.truncate(whole)  # a part of a line must not stand before the next one
+                raise
 
     def close(self) -> None:
         self._stream.close()
