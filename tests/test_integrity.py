@@ -342,3 +342,35 @@ def test_a_full_disk_is_one_line_and_leaves_whole_lines(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         ledger.session()
     assert len(files.read_log(tmp_path / "ledger.jsonl")) == 2
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("name", ["front.json", "predictions/0.npy", "students/0/model.safetensors", "students/0/config.json"])
+def test_a_file_that_was_cut_fails_in_one_line(study: Path, tmp_path: Path, name: str) -> None:
+    without_digests(study)
+    cut(study / name)
+    assert [len(line.splitlines()) for line in failures(study)] == [1]
+    if name.startswith("students"):
+        with pytest.raises(StateError, match=r"students/0: cannot be (read|loaded) .*restore the folder from a copy") as refusal:
+            picked(study, tmp_path / "out")
+        assert len(str(refusal.value).splitlines()) == 1
+    else:
+        assert picked(study, tmp_path / "out").passed
+    if name == "predictions/0.npy":
+        (study / name).unlink()
+        assert "is gone" in failures(study)[0]
+
+
+def test_damaged_files_beside_the_ledger_are_told_or_made_again(study: Path) -> None:
+    folder = StudyFolder(study)
+    folder.latency_file.write_text('{"stud')
+    assert folder.latencies() == {}
+    for path, read in ((folder.analysis_file(0), lambda: folder.analysis(0)), (folder.manifest_file, folder.document)):
+        path.parent.mkdir(exist_ok=True)
+        for content in ("{", "[]", "\x00"):
+            path.write_text(content)
+            with pytest.raises(StateError, match=f"{path.name}: damaged"):
+                read()

@@ -28,7 +28,7 @@ from kdsearch.registry import registry
 from kdsearch.results.choose import Choice, Rule, choose, retained
 from kdsearch.results.folder import StudyFolder
 from kdsearch.results.record import StudyState
-from kdsearch.student.saved import WEIGHTS, Student, load_student
+from kdsearch.student.saved import WEIGHTS, Student
 from kdsearch.teacher import checkpoint, resolve
 from kdsearch.teacher.checkpoint import quiet
 from kdsearch.teacher.encoder import Encoder
@@ -122,7 +122,7 @@ class FinishedStudy:
 
     def student(self, point: Mapping[str, Any]) -> Student:
         with quiet():
-            return load_student(self.student_folder(point), self.config.plugins)
+            return self.folder.load(self.student_folder(point), self.config.plugins)
 
 
 def choice(source: FinishedStudy, rule: Rule, progress: Progress) -> Choice:
@@ -145,7 +145,7 @@ def measured(source: FinishedStudy, progress: Progress) -> dict[int, float]:
 
     path, here = source.folder.latency_file, latency.machine()
     key = {name: here[name] for name in ("cpu", "cores", "onnxruntime")}
-    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    known = source.folder.latencies()
     kept: dict[str, Any] = known["students"] if known.get("machine") == key else {}
     points = source.document["points"]
     digests = {point["trial"]: files.file_digest(source.student_folder(point) / WEIGHTS) for point in points}

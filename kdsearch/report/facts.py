@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,13 +103,10 @@ class Facts:
 
 
 def _latencies(folder: StudyFolder, document: Mapping[str, Any]) -> dict[int, float]:
-    path = folder.latency_file
-    if not path.is_file():
-        return {}
-    known = json.loads(path.read_text(encoding="utf-8"))["students"]
+    known = folder.latencies().get("students", {})
     found = {}
     for point in document["points"]:
-        weights = folder.path / (point["confirmed"] or point)["student"] / WEIGHTS
+        weights = (folder.confirmed_folder if point["confirmed"] else folder.student_folder)(point["trial"]) / WEIGHTS
         measured = known.get(files.file_digest(weights)) if weights.is_file() else None
         if measured is not None:
             found[point["trial"]] = float(measured["ms_p50"])

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kdsearch.config import study_file, yamlfile
 from kdsearch.config.schema import StudyConfig
-from kdsearch.errors import InputError, StateError
+from kdsearch.errors import InputError, PluginError, StateError
 from kdsearch.io import files
 from kdsearch.results import front
 from kdsearch.results.record import State, StudyState, replay
@@ -19,6 +21,16 @@ from kdsearch.results.record import State, StudyState, replay
 if TYPE_CHECKING:
     from kdsearch.data.splits import Data
     from kdsearch.student.saved import Student
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise StateError(f"{path}: damaged, or changed by hand: restore the file from a copy") from problem
+    if not isinstance(found, dict):
+        raise StateError(f"{path}: damaged, or changed by hand: restore the file from a copy")
+    return found
 
 
 @dataclass(frozen=True)
@@ -87,16 +99,30 @@ class StudyFolder:
 
     def manifest(self) -> dict[str, Any]:
         self._require(self.manifest_file)
-        try:
-            found: dict[str, Any] = json.loads(self.manifest_file.read_text(encoding="utf-8"))
-        except ValueError as problem:
-            raise StateError(f"{self.manifest_file}: not JSON: the file was changed by hand; restore it from a copy") from problem
-        return found
+        return _object(self.manifest_file)
 
     def analysis(self, trial: int) -> dict[str, Any] | None:
         """What confirming found of a trial besides its score; None where it was not confirmed."""
         path = self.analysis_file(trial)
-        found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return _object(path) if path.is_file() else None
+
+    def latencies(self) -> dict[str, Any]:
+        """What `pick` measured: {"machine", "students"}; {} where nothing was, or it cannot be read: it is then measured again."""
+        try:
+            found = _object(self.latency_file) if self.latency_file.is_file() else {}
+        except StateError:
+            return {}
+        return found if isinstance(found.get("students"), dict) else {}
+
+    def predictions(self, name: int | str) -> np.ndarray:
+        """Logits (N, C); see `predictions_file`."""
+        path = self.predictions_file(name)
+        try:
+            found: np.ndarray = np.load(path, allow_pickle=False)
+        except FileNotFoundError as problem:
+            raise StateError(f"{path}: is gone: restore it from a copy") from problem
+        except (OSError, ValueError, EOFError) as problem:
+            raise StateError(f"{path}: damaged: restore it from a copy") from problem
         return found
 
     def state(self, *, new: bool = False, cut: bool = False) -> StudyState:
@@ -127,10 +153,10 @@ class StudyFolder:
     def _known_elsewhere(self) -> tuple[dict[str, int], list[Path]]:
         """What the ledger must know of: the counts of front.json, and the folders of students, whose trials began before they were written."""
         try:
-            shown = json.loads(self.front_file.read_bytes())
+            shown = _object(self.front_file)
             shown = {**shown["trials"], "uses of the test rows": shown.get("confirmation", {}).get("test_used", 0)}
             counts = {what: int(count) for what, count in shown.items()}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except (StateError, LookupError, TypeError, ValueError, AttributeError):
             counts = {}  # missing or damaged, it is made again from the ledger
         folders = [*(self.path / "students").glob("*"), *self.confirmation.glob("*")]
         return counts, sorted(path for path in folders if path.name.split("-")[0].isdecimal())
@@ -175,6 +201,22 @@ class StudyFolder:
             raise StateError(f"{student / wrong[0]}: not as the ledger says: the student is damaged: restore its folder from a copy")
         return digests is not None
 
+    def load(self, student: Path, plugins: Sequence[str]) -> Student:
+        """A student of this study from its folder.
+
+        Raises:
+            StateError: it does not load.
+            PluginError: the plugin of its family cannot be used.
+        """
+        from kdsearch.student.saved import load_student
+
+        try:
+            return load_student(student, plugins)
+        except PluginError:
+            raise
+        except InputError as problem:
+            raise StateError(str(problem).replace("export the student again", "restore the folder from a copy")) from problem
+
     def student(self, trial: int, sets: Sequence[str] = ()) -> Student:
         """A trained student by its trial's number.
 
@@ -182,13 +224,11 @@ class StudyFolder:
             InputError: that trial left no student.
             StateError: its files are not as the ledger says.
         """
-        from kdsearch.student.saved import load_student
-
         path = self.student_folder(trial)
         if not path.is_dir():
             raise InputError(f"{self.path}: trial {trial} left no student: `kdsearch front {self.path}` lists those on the front")
         self.refuse_damage(path, self.state())
-        return load_student(path, self.config(sets).plugins)
+        return self.load(path, self.config(sets).plugins)
 
     def config(self, sets: Sequence[str] = ()) -> StudyConfig:
         """The study that this folder was made from.

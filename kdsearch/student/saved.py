@@ -19,7 +19,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from kdsearch import tasks
 from kdsearch.api import Family, ModelInfo, Signal
 from kdsearch.data.tokens import Table, tokenise
-from kdsearch.errors import InputError
+from kdsearch.errors import InputError, KdsearchError
+from kdsearch.io.text import first_line
 from kdsearch.registry import registry
 from kdsearch.space.cost import SAFETENSORS_METADATA
 from kdsearch.student.assets import Assets
@@ -167,17 +168,21 @@ def load_student(folder: str | Path, plugins_from: Sequence[str] = ()) -> Studen
     except FileNotFoundError as problem:
         raise InputError(f"{path}: no {Path(problem.filename).name} in it: not a folder of a student") from problem
     except Exception as problem:
-        raise InputError(f"{path}: cannot be read ({problem}): export the student again") from problem
-    with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    if record["family"]["stock"]:
+        raise InputError(f"{path}: cannot be read ({first_line(problem)}): export the student again") from problem
+    try:
         with quiet():
-            model = AutoModelForSequenceClassification.from_pretrained(
-                path, local_files_only=True, trust_remote_code=False, dtype=torch.float32
-            )
-        return Student(Encoder(model), tokenizer, record)
-    name = record["family"]["name"]
-    family = registry.load([name], [], plugins_from).family(name, record["family"]["fields"])
-    module = family.build(info_from_json(record["teacher_info"]))
-    module.load_state_dict(weights)
-    return Student(module, tokenizer, record)
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            if record["family"]["stock"]:
+                model = AutoModelForSequenceClassification.from_pretrained(
+                    path, local_files_only=True, trust_remote_code=False, dtype=torch.float32
+                )
+                return Student(Encoder(model), tokenizer, record)
+        name = record["family"]["name"]
+        family = registry.load([name], [], plugins_from).family(name, record["family"]["fields"])
+        module = family.build(info_from_json(record["teacher_info"]))
+        module.load_state_dict(weights)
+        return Student(module, tokenizer, record)
+    except KdsearchError:
+        raise
+    except Exception as problem:  # transformers, safetensors and torch each have their own for a damaged file
+        raise InputError(f"{path}: cannot be loaded ({first_line(problem)}): export the student again") from problem

@@ -29,7 +29,7 @@ from kdsearch.io.progress import teacher_progress
 from kdsearch.results.folder import StudyFolder
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import StudyState, TrialRecord
-from kdsearch.student.saved import RECORD, load_student
+from kdsearch.student.saved import RECORD
 from kdsearch.study import finalists, prepare
 from kdsearch.study.confirm_runs import RunPlan, Runs
 from kdsearch.study.finalists import Role, Run
@@ -130,7 +130,7 @@ class _Confirmation:
         for number in self.state.trials:
             path = self.folder.predictions_file(number)
             if path.is_file():
-                logits[number] = np.load(path, allow_pickle=False)
+                logits[number] = self.folder.predictions(number)
         found = finalists.choose(self.state, (self.quality, self.cost), self.study.task, logits, rows, top)
         if not found:
             raise VerdictNo(f"{self.folder.path}: no trial is complete: there is nothing to confirm")
@@ -177,10 +177,9 @@ class _Confirmation:
         """(N, C) of a run on the test rows, kept."""
         path = self.runs.predictions_file(run, "test")
         if not path.is_file():
-            student = load_student(self.runs.student_folder(run), self.study.plugins)
+            student = self.folder.load(self.runs.student_folder(run), self.study.plugins)
             files.write_array(path, student.logits(table.texts, table.pairs))
-        found: np.ndarray = np.load(path, allow_pickle=False)
-        return found
+        return self.runs.predictions(run, "test")
 
     def _measure(self, plan: RunPlan, runs: Sequence[Run], prepared: Prepared, texts: bool) -> None:
         table = self._open(runs)
@@ -262,7 +261,7 @@ class _Confirmation:
     def _analyse(self, trial: int, run: Run, table: Table, taught: np.ndarray, prepared: Prepared, texts: bool) -> None:
         rows = self.known.data
         validation = (
-            np.load(self.runs.predictions_file(run, "validation"), allow_pickle=False),
+            self.runs.predictions(run, "validation"),
             np.asarray(prepared.assets.validation.signals[LOGITS]),
             rows.validation.labels,
         )

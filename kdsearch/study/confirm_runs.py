@@ -54,6 +54,9 @@ class Runs:
     def predictions_file(self, run: Run, role: str) -> Path:
         return self.folder.predictions_file(f"{self._name(run)}.{role}")
 
+    def predictions(self, run: Run, role: str) -> np.ndarray:
+        return self.folder.predictions(f"{self._name(run)}.{role}")
+
     def complete(self, runs: Sequence[Run]) -> list[Run]:
         return [run for run in runs if self.state.runs.get(run.key, {}).get("status") == "complete"]
 
@@ -63,7 +66,10 @@ class Runs:
 
     def deployed_seed(self, trial: int) -> int | None:
         path = self.folder.confirmed_folder(trial) / RECORD
-        return int(json.loads(path.read_text())["confirmed"]["seed"]) if path.is_file() else None
+        try:
+            return int(json.loads(path.read_text())["confirmed"]["seed"])
+        except (OSError, ValueError, LookupError, TypeError):  # not there, or damaged: it is made again
+            return None
 
     def intact(self, run: Run) -> bool:
         """Whether a finished run's student is there, as it was."""
