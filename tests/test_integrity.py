@@ -374,3 +374,19 @@ def test_damaged_files_beside_the_ledger_are_told_or_made_again(study: Path) -> 
             path.write_text(content)
             with pytest.raises(StateError, match=f"{path.name}: damaged"):
                 read()
+
+
+def test_the_names_of_new_folders_and_files_are_on_the_disk_as_their_content_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    real = files._sync_folder
+
+    def watched(path: Path) -> None:
+        synced.append(str(path.relative_to(tmp_path)))
+        real(path)
+
+    monkeypatch.setattr(files, "_sync_folder", watched)
+    files.write_folder(tmp_path / "toy" / "students" / "0", {"name": b""})
+    assert {".", "toy", "toy/students"} <= set(synced)  # each holds the name of the next
+    assert synced[-2].startswith("toy/students/.0.")  # before it takes its place
+    files.AppendLog(tmp_path / "toy" / "ledger.jsonl").close()
+    assert synced[-1] == "toy"

@@ -110,7 +110,10 @@ def ensure_folder(path: Path) -> Path:
         EnvironmentProblem: it cannot.
     """
     with disk_problems(path):
+        made = [each for each in (path, *path.parents) if not each.exists()]
         path.mkdir(parents=True, exist_ok=True)
+        for each in made:
+            _sync_folder(each.parent)
         with tempfile.TemporaryFile(dir=path):
             pass
     return path
@@ -167,7 +170,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     What was there is moved aside first and removed last: a kill in between leaves it beside `path`, hidden, its name ending in ".old".
     """
     with disk_problems(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        ensure_folder(path.parent)
         work = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         aside = work.with_name(f"{work.name}.old")
         work.mkdir()
@@ -177,6 +180,7 @@ def new_folder(path: Path) -> Iterator[Path]:
                 if name.is_file():
                     with name.open("rb") as stream:
                         os.fsync(stream.fileno())
+            _sync_folder(work)
             if path.exists():
                 os.replace(path, aside)
             try:
