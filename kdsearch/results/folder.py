@@ -145,7 +145,7 @@ class StudyFolder:
             number, *confirmed = path.name.split("-")
             trial = found.trials.get(int(number))
             if trial is None or (confirmed and trial.state is not State.COMPLETE):
-                more.append(str(path.relative_to(self.path)))
+                more.append(f"folder {path.relative_to(self.path)}")
         if more:
             raise StateError(f"{self.ledger_file}: knows less than the {more[0]}: it was cut or lost: restore it from a copy")
         return found
