@@ -126,7 +126,7 @@ def play(name: str, arm: str, workers: int, seed: int) -> dict[str, Any]:
 
     def describe(draw: Draw) -> Draft:
         drawn = {key: draw.value(knob) for key, knob in knobs.items()}
-        return Draft(drawn, entries[key_of(drawn)].cost, 1.0)
+        return Draft(drawn, entries[key_of(drawn)].cost, 1.0, key_of(drawn))
 
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler(arm, seed, describe))
     running: list[tuple[float, int, Entry, optuna.trial.Trial]] = []

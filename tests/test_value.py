@@ -92,7 +92,7 @@ def planted(draw: Draw) -> Draft:
         draw.value(KNOBS["kind"]),
         draw.value(Knob("lr", "real", 1e-4, 1e-1, log=True)),
     )
-    return Draft({"size": size, "kind": kind, "lr": lr}, size, 1.0)
+    return Draft({"size": size, "kind": kind, "lr": lr}, size, 1.0, str((size, kind, lr)))
 
 
 def score(knobs: dict[str, Any]) -> float:
@@ -140,7 +140,7 @@ def test_its_proposals_repeat_and_none_is_made_twice() -> None:
 def test_prices_are_learnt_from_what_trials_took() -> None:
     made = ValueSampler(planted, seed=1)
     play(made, 30)
-    bag, net = made.expected_seconds([Draft({"size": 4.0, "kind": kind, "lr": 1e-2}, 4.0, 1.0) for kind in ("bag", "net")])
+    bag, net = made.expected_seconds([Draft({"size": 4.0, "kind": kind, "lr": 1e-2}, 4.0, 1.0, kind) for kind in ("bag", "net")])
     assert bag == pytest.approx(1.0, rel=0.3)
     assert net == pytest.approx(100.0, rel=0.3)
 
@@ -224,6 +224,51 @@ def test_it_is_what_auto_means_and_goes_on_from_a_ledger(tmp_path: Path) -> None
     assert all(SECONDS in trial.user_attrs for trial in told)
 
 
+def test_it_learns_from_the_first_proposals_and_from_the_trials_of_earlier_sessions(tmp_path: Path) -> None:
+    for known in (8, 20):
+        with Ledger(tmp_path) as ledger:
+            made = sampler(ledger, study(trials=60))
+            for _ in range(12):
+                proposal = made.ask()
+                assert proposal is not None
+                finish(ledger, made, proposal, start(ledger, proposal))
+            main = made._main
+            assert isinstance(main, ValueSampler)
+            learnt = [each for trial in made._study.get_trials() if (each := main._see(trial)) is not None and each.done]
+            assert len(learnt) == len(ledger.state.having(State.COMPLETE)) > known
+            assert {each.draft.key for each in learnt} == ledger.state.by_hash.keys()
+
+
+def test_of_a_trial_that_failed_after_a_good_start_nothing_is_learnt(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        made = sampler(ledger, study(trials=60))
+        proposal = made.ask()
+        assert proposal is not None
+        number, attempt = start(ledger, proposal)
+        ledger.rung(number, attempt, 0.5, 0.9, 1.0)
+        made.hear(proposal.number, number)
+        ledger.failed(number, attempt, "not_finite", "diverged")
+        made.tell(proposal.number, number)
+        main = made._main
+        assert isinstance(main, ValueSampler)
+        (seen,) = [each for trial in made._study.get_trials() if (each := main._see(trial)) is not None]
+    assert seen.fraction == 0.0
+    assert math.isnan(seen.score)
+
+
+def test_it_proposes_nothing_that_breaks_a_limit_on_another_cost(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        made = sampler(ledger, study(trials=200, limits={"bytes": 4 * 600}))
+        run = []
+        for _ in range(30):
+            proposal = made.ask()
+            assert proposal is not None
+            finish(ledger, made, proposal, start(ledger, proposal))
+            run.append(proposal)
+        assert len(ledger.state.refused) <= OPENINGS
+    assert all(each.bytes <= 4 * 600 for each in run)
+
+
 # --- prices before training
 
 
@@ -266,4 +311,4 @@ def test_of_many_trials_it_learns_from_a_bounded_part_that_holds_the_front_and_t
     points = [(each.draft.cost, each.score) for each in seen]
     best = [(cost, score) for cost, score in points if not any(other[0] <= cost and other[1] > score for other in points)]
     assert set(best) <= {(each.draft.cost, each.score) for each in used}
-    assert {each.key for each in seen[-ROWS // 4 :]} <= {each.key for each in used}
+    assert {each.draft.key for each in seen[-ROWS // 4 :]} <= {each.draft.key for each in used}

@@ -198,7 +198,7 @@ class Sampler:
                 return found
             misses[found] = misses.get(found, 0) + 1
             if misses.get(TOO_LONG, 0) > OPENINGS:
-                self.exhausted = f"the {clock(self._remaining())} that are left are too short for another trial"
+                self.exhausted = f"the {clock(max(0.0, self._remaining()))} that are left are too short for another trial"
                 return None
         told = ", ".join(f"{count} {what}" for what, count in sorted(misses.items()))
         self.exhausted = f"nothing new in {2 * self._patience} proposals in a row: {told}; widen space.knobs or search.limits to go on"
@@ -223,16 +223,19 @@ class Sampler:
             self._open[number].set_user_attr(name, value)
 
     def _draft(self, draw: Draw) -> Draft | None:
-        """A student for the sampler to weigh; None for one that does not fit, is too large, or was tried."""
+        """A student for the sampler to weigh; None for one that does not fit or breaks a limit."""
         candidate = self.space.draw(draw)
-        if isinstance(candidate, str) or self.space.over({"params": candidate.params}) or candidate.hash in self._ledger.state.by_hash:
+        if isinstance(candidate, str):
             return None
-        return self._weighed(candidate)
+        costs = {"params": candidate.params}
+        search = self._config.search
+        if not self.space.over(costs) and {"bytes", "flops"} & {*search.limits, *search.objectives}:
+            costs = asdict(self._price(candidate.family))
+        return None if self.space.over(costs) else self._weighed(candidate, costs)
 
-    def _weighed(self, candidate: Candidate) -> Draft:
-        cost = self._config.search.objectives[1]
-        size = candidate.params if cost == "params" else getattr(self._price(candidate.family), cost)
-        return Draft(candidate.knobs, _log_cost(size), self._seconds(candidate))
+    def _weighed(self, candidate: Candidate, costs: Mapping[str, int]) -> Draft:
+        cost = costs[self._config.search.objectives[1]]
+        return Draft(candidate.knobs, _log_cost(cost), self._seconds(candidate), candidate.hash)
 
     def _propose(self) -> Proposal | str:
         """One proposal, or why it leads to nothing new."""
@@ -257,7 +260,7 @@ class Sampler:
             return "over a limit"
         expected = None
         if isinstance(self._main, ValueSampler):
-            expected = float(self._main.expected_seconds([self._weighed(candidate)])[0])
+            expected = float(self._main.expected_seconds([self._weighed(candidate, costs)])[0])
             if expected > self._remaining():
                 self._study.tell(trial, state=TrialState.FAIL)
                 return TOO_LONG

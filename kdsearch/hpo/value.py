@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,6 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr
 
 from kdsearch.hpo.surrogate import Asked, Surrogate
-from kdsearch.io.files import canonical
 from kdsearch.space.knobs import Draw, Knob, RandomDraw
 
 STARTUP = 8  # finished trials before the surrogate is asked: until then random, the cheap ones more often
@@ -47,13 +46,13 @@ class Draft:
     knobs: Mapping[str, Any]
     cost: float  # the exact second objective, smaller is better: log10 of parameters
     seconds: float  # expected of its training before anything was measured; the proportions matter
+    key: str  # the same for two drafts that give the same student
 
 
 @dataclass(frozen=True)
 class _Seen:
     """A trial as the surrogates read it."""
 
-    key: str
     draft: Draft
     done: bool
     running: bool
@@ -81,7 +80,7 @@ class Near(RandomDraw):
         self._declared[knob.name] = knob
         value = self._parent.get(knob.name)
         number = isinstance(value, int | float) and knob.low <= value <= knob.high
-        if not (value in knob.options if knob.kind == "choice" else number):
+        if knob.name not in self._parent or not (value in knob.options if knob.kind == "choice" else number):
             return super().value(knob)
         if self.rng.random() >= self._share:
             return value
@@ -155,7 +154,7 @@ class ValueSampler(optuna.samplers.BaseSampler):
     def _choose(self, trials: Sequence[FrozenTrial]) -> Draft | None:
         seen = [each for trial in trials if (each := self._see(trial)) is not None]
         done = [each for each in seen if each.done]
-        self._draw(done, {each.key for each in seen})
+        self._draw(done, {each.draft.key for each in seen})
         if not self._pool:
             return None
         used = self._used(seen)
@@ -172,7 +171,7 @@ class ValueSampler(optuna.samplers.BaseSampler):
             return self._take(drafts[int(self._rng.choice(len(drafts), p=weights / weights.sum()))])
         value = self._improvement(used, len(seen), drafts) / seconds
         order = np.argsort(-value, kind="stable")
-        self._pool = {canonical(dict(drafts[place].knobs)): drafts[place] for place in order[:POOL]}
+        self._pool = {drafts[place].key: drafts[place] for place in order[:POOL]}
         return self._take(drafts[int(order[0])])
 
     def _see(self, trial: FrozenTrial) -> _Seen | None:
@@ -181,15 +180,14 @@ class ValueSampler(optuna.samplers.BaseSampler):
             return self._ended[trial.number]
         done, running = trial.state is TrialState.COMPLETE, trial.state is TrialState.RUNNING
         draft = self._chosen.get(trial.number)
-        if draft is None and trial.params:
+        if trial.params and (draft is None or draft.knobs != trial.params):
             draft = self._describe(Near(self._rng, trial.params, 0.0, self._declared))
         seen = None
         if draft is not None and trial.params:
             cost = float(trial.values[1]) if done else draft.cost
-            said = trial.user_attrs
+            said = {} if trial.state is TrialState.FAIL else trial.user_attrs
             fraction, score = (1.0, float(trial.values[0])) if done else (float(said.get(FRACTION, 0.0)), float(said.get(SCORE, math.nan)))
-            draft = Draft(dict(trial.params), cost, draft.seconds)
-            seen = _Seen(canonical(dict(trial.params)), draft, done, running, fraction, score, float(said.get(SECONDS, 0.0)))
+            seen = _Seen(replace(draft, cost=cost), done, running, fraction, score, float(said.get(SECONDS, 0.0)))
         if trial.state.is_finished():
             self._ended[trial.number] = seen
             self._chosen.pop(trial.number, None)
@@ -217,7 +215,7 @@ class ValueSampler(optuna.samplers.BaseSampler):
         return tuple(knobs.get(name) for name in self._arms)
 
     def _take(self, draft: Draft) -> Draft:
-        del self._pool[canonical(dict(draft.knobs))]
+        del self._pool[draft.key]
         return draft
 
     def _draw(self, done: Sequence[_Seen], seen: set[str]) -> None:
@@ -226,10 +224,8 @@ class ValueSampler(optuna.samplers.BaseSampler):
         for place in range(FRESH):
             parent = parents[int(self._rng.integers(len(parents)))] if parents and place % 2 else {}
             draft = self._describe(Near(self._rng, parent, MOVED, self._declared))
-            if draft is not None:
-                key = canonical(dict(draft.knobs))
-                if key not in seen:
-                    self._pool.setdefault(key, draft)
+            if draft is not None and draft.key not in seen:
+                self._pool.setdefault(draft.key, draft)
 
     def _learn_delay(self, used: Sequence[_Seen], known: int) -> None:
         """By which factor trials took longer than their FLOPs say, as a logarithm."""
