@@ -212,7 +212,7 @@ def keys(
         "data": {"files": files, "unlabelled": str(world / "more.csv"), "augment": 1, "max_length": 16},
         "teacher": list(given),
         "space": {"strategies": list(strategies), "knobs": {"lr": {"min": 3e-3, "max": 2e-2}, "transformer.layers": 1}},
-        "search": {"trials": 5, "epochs": 2, "early_stopping": False, **search},
+        "search": {"trials": 10, "epochs": 2, "early_stopping": False, **search},
         "confirm": {"seeds": 1, "top": 1},
     }
 
@@ -395,7 +395,7 @@ def test_a_search_with_two_teachers_is_confirmed_against_their_mean(
     searched: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document = json.loads((searched / "front.json").read_text())
-    assert document["trials"] == {"complete": 5, "stopped": 0, "failed": 0}
+    assert document["trials"] == {"complete": 10, "stopped": 0, "failed": 0}
     specs = [record["spec"]["strategy"] for record in read_log(searched / "ledger.jsonl") if record["event"] == "started"]
     assert {"logit", "several", "joint"} <= set(specs)
     manifest = json.loads((searched / "manifest.json").read_text())
@@ -447,7 +447,7 @@ def test_the_commands_take_a_list(world: Path, searched: Path) -> None:
     console = Console(file=StringIO(), width=200)
     dry_run.show(study_file.load(path), console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "2: students learn from the mean of their answers" in shown
+    assert "2: students learn from the mean of their predictions" in shown
     assert "several" in shown
     commands = typer.Typer()
     commands.command()(app.teacher)

@@ -62,7 +62,6 @@ class TrialRecord:
     params: int
     bytes: int
     flops: int  # of one text at the study's usual length
-    expected: float | None = None  # seconds that it was expected to take
     state: State = State.RUNNING
     attempts: int = 1
     rungs: list[Rung] = field(default_factory=list)
@@ -73,6 +72,7 @@ class TrialRecord:
     cause: str = ""  # one word: why it failed or came back
     message: str = ""
     facts: dict[str, Any] = field(default_factory=dict)  # everything else in its last event
+    expected: float | None = None  # seconds that it was expected to take; None where nothing expected any
 
 
 def _number(value: Any) -> float:
@@ -229,9 +229,9 @@ class StudyState:
             record["params"],
             record["bytes"],
             record["flops"],
-            record.get("expected"),
             attempts=record["attempt"],
             begun=record.get("time"),
+            expected=record.get("expected"),
         )
         self.by_hash.setdefault(record["hash"], number)
 
