@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -132,3 +136,14 @@ def test_plugins_know_the_public_names_alone(path: Path) -> None:
         assert parts[0] in {"kdsearch", *beside}
         if parts[0] == "kdsearch":
             assert parts[1] in public, f"{path.name} imports {name}"
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
+    declared = {re.split(r"[^\w.-]", each)[0].lower().replace("_", "-") for each in listed}
+    tops = {name.partition(".")[0] for path in [*FILES, *(ROOT / "plugins").glob("*.py")] for name in imported(path)}
+    known = metadata.packages_distributions()
+    foreign = {top: known.get(top, [top]) for top in tops - sys.stdlib_module_names - {"kdsearch", "kdsearch_plugins"}}
+    assert {"torch", "yaml"} <= foreign.keys()
+    assert [top for top, names in sorted(foreign.items()) if not {name.lower().replace("_", "-") for name in names} & declared] == []
