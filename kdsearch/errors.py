@@ -56,3 +56,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if near:
         return f" Did you mean {near[0]!r}?"
     return f" Known: {', '.join(names)}." if names else ""
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """did_you_mean, or nothing where no word is near."""
+    return did_you_mean(word, known).partition(" Known: ")[0]

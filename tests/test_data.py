@@ -386,6 +386,8 @@ def test_a_missing_column_lists_those_that_there_are(tmp_path: Path) -> None:
     more = files(tmp_path, more=pd.DataFrame({"body": ["a"]}))["more"]
     assert "data.unlabelled: " in (said := complaint(files=three(tmp_path), unlabelled=more))
     assert said.endswith("no column 'text' (data.text); columns: 'body'.")
+    meaning = files(tmp_path, train=rows(20).rename(columns={"text": "meaning"}))  # a name that is like a word of the advice
+    assert complaint(files=meaning).endswith("no column 'text' (data.text); columns: 'meaning', 'label'.")
 
 
 def test_wrong_cells_are_named_by_row_and_column(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from importlib.abc import InspectLoader
 from pathlib import Path
 from types import ModuleType
 
-from kdsearch.errors import KdsearchError, PluginError, did_you_mean
+from kdsearch.errors import KdsearchError, PluginError, did_you_mean, near
 from kdsearch.io.files import digest
 from kdsearch.registry.classes import HOOKS, kind_of
 from kdsearch.registry.hookspecs import PROJECT
@@ -187,11 +187,6 @@ def _why(problem: BaseException, source: Source) -> str:
     if "non-frozen dataclass from a frozen one" in str(problem):
         return f"{at}: not a frozen dataclass: write @dataclass(frozen=True)"
     return f"{at}: fails while it is imported: {type(problem).__name__}: {problem}"
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """did_you_mean, or nothing where no word is near."""
-    return did_you_mean(word, known).partition(" Known: ")[0]
 
 
 def _missing_module(source: Source, missing: str) -> str:

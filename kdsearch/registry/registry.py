@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pluggy
 
 from kdsearch.api import Family, Strategy
-from kdsearch.errors import PluginError, did_you_mean
+from kdsearch.errors import PluginError, did_you_mean, near
 from kdsearch.io.files import canonical, digest
 from kdsearch.registry import discover, hookspecs
 from kdsearch.registry.classes import HOOKS, AnyPlugin, Plugin, check_name, check_yielded, construct, dump, kind_of
@@ -103,7 +103,7 @@ def _the_one(name: str, kind: str | None, found: Sequence[Source]) -> Source:
     known = sorted({source.name for source in found if kind is None or source.kind in (kind, None)})
     advice = f"add {name}.py under plugins:" if kind else f"give its path, ./{name}.py"
     file = f" There is a file {name}.py here: {advice}." if Path(f"{name}.py").is_file() else ""
-    raise PluginError(f"no {kind or 'plugin'} {name!r}.{discover.near(name, known)} There is: {', '.join(known)}.{file}")
+    raise PluginError(f"no {kind or 'plugin'} {name!r}.{near(name, known)} There is: {', '.join(known)}.{file}")
 
 
 class _Hooks(pluggy.PluginManager):

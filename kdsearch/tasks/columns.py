@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kdsearch.errors import InputError, did_you_mean
+from kdsearch.errors import InputError, near
 
 _SHOWN = 4  # rows that an error names besides the first
 HALF = "half a character (an emoji that was cut in two?)"
@@ -42,10 +42,9 @@ class Columns:
             InputError: there is no such column; lists what there is.
         """
         if name not in self.columns:
-            near = did_you_mean(name, self.available) if self.available else ""
             there = ", ".join(map(repr, self.available[:20])) or "none"
-            near = near if "mean" in near else " Texts without labels go under data.unlabelled." if key == "label" else ""
-            raise InputError(f"{self.where}: no column {name!r} (data.{key}); columns: {there}.{near}")
+            hint = near(name, self.available) or (" Texts without labels go under data.unlabelled." if key == "label" else "")
+            raise InputError(f"{self.where}: no column {name!r} (data.{key}); columns: {there}.{hint}")
         if self.available.count(name) > 1:
             raise InputError(f"{self.where}: {self.available.count(name)} columns are named {name!r} (data.{key}): rename the others")
         return self.columns[name]
