@@ -12,7 +12,7 @@ import pytest
 from kdsearch.errors import StateError
 from kdsearch.results import front
 from kdsearch.results.folder import StudyFolder
-from kdsearch.results.front import Point, dominates, hypervolume, pareto
+from kdsearch.results.front import Point, hypervolume, pareto
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import replay
 
@@ -51,12 +51,11 @@ def study(folder: Path) -> Path:
     return folder
 
 
-def test_a_point_dominates_what_is_no_better_in_anything_and_worse_in_something() -> None:
-    assert dominates(Point(0, 0.8, 10), Point(1, 0.7, 20))
-    assert dominates(Point(0, 0.8, 10), Point(1, 0.8, 20))
-    assert dominates(Point(0, 0.8, 10), Point(1, 0.7, 10))
-    assert not dominates(Point(0, 0.8, 10), Point(1, 0.9, 20))
-    assert not dominates(Point(0, 0.8, 10), Point(1, 0.8, 10))
+@pytest.mark.parametrize(
+    ("other", "kept"), [((0.7, 20), [0]), ((0.8, 20), [0]), ((0.7, 10), [0]), ((0.9, 20), [0, 1]), ((0.8, 10), [0, 1])]
+)
+def test_a_point_dominates_what_is_no_better_in_anything_and_worse_in_something(other: tuple[float, float], kept: list[int]) -> None:
+    assert [point.trial for point in pareto([Point(0, 0.8, 10), Point(1, *other)])] == kept
 
 
 def test_exact_twins_stay_both_and_a_costlier_equal_goes() -> None:
@@ -65,6 +64,10 @@ def test_exact_twins_stay_both_and_a_costlier_equal_goes() -> None:
 
 
 def test_the_front_is_what_nothing_dominates() -> None:
+    def dominates(one: Point, other: Point) -> bool:
+        better = one.quality > other.quality or one.cost < other.cost
+        return one.quality >= other.quality and one.cost <= other.cost and better
+
     rng = np.random.default_rng(0)
     for _ in range(50):
         points = [Point(n, int(rng.integers(6)) / 5, int(rng.integers(6))) for n in range(30)]

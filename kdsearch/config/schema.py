@@ -71,18 +71,6 @@ def parse_size(value: str | int) -> int:
         raise InputError(str(problem)) from None
 
 
-def parse_duration(value: str | float) -> float:
-    """'90s', '30m', '2h' or seconds -> seconds.
-
-    Raises:
-        InputError: not a duration, or not greater than 0.
-    """
-    try:
-        return _duration(value)
-    except ValueError as problem:
-        raise InputError(str(problem)) from None
-
-
 def shown(value: Any) -> str:
     if value is None:
         return "nothing (null)"

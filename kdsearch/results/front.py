@@ -27,13 +27,8 @@ class Point:
     cost: float  # smaller is better
 
 
-def dominates(one: Point, other: Point) -> bool:
-    """Whether `one` is at least as good in both and better in one. Exact twins do not dominate each other."""
-    return one.quality >= other.quality and one.cost <= other.cost and (one.quality > other.quality or one.cost < other.cost)
-
-
 def pareto(points: Iterable[Point]) -> list[Point]:
-    """The points that no other dominates, by cost, then by trial.
+    """The points that no other dominates (is at least as good in both and better in one), by cost, then by trial.
 
     Of exact twins, equal in quality and in cost, all are kept: neither dominates the other, and which to prefer is the reader's choice.
     A quality that is not finite never enters.
