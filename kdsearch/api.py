@@ -1,4 +1,4 @@
-"""The contracts between the core, strategies and families. Depends on torch alone.
+"""The contracts between the core, strategies and families. Depends on torch and `kdsearch.tasks` alone.
 
 A strategy and a family never know each other: they meet through signals. A family's module turns a `Batch` into `Outputs` that hold the
 signals it was asked for; a strategy names the signals it needs and turns two `Outputs` into loss terms.

@@ -38,7 +38,7 @@ def augment(
     Args:
         variants: of each row.
         words: (V, H) the teacher's word table.
-        judged: data.row_keys of the validation and test rows.
+        judged: splits.row_keys of the validation and test rows.
 
     Returns:
         rows without labels; variants that are, case and spacing aside, another of them, a training text or a judged one are left out.

@@ -125,7 +125,7 @@ def _scores(point: Mapping[str, Any], document: Mapping[str, Any], quality: str)
     if confirmed["control"] is not None:
         text += f" The same student trained on the labels alone, without a teacher: {confirmed['control'][quality]:.4f}."
     if confirmed["recovered"] is not None:
-        text += f" Share of the gap to the teacher that distillation closed: {confirmed['recovered']:.0%}."
+        text += f" Fraction of the gap to the teacher that distillation closed: {confirmed['recovered']:.0%}."
     if confirmed["tied_with"]:
         text += f" The difference to trial {', '.join(str(trial) for trial in confirmed['tied_with'])} of the same study is within chance."
     deployed = confirmed["deployed"]["test"][quality]

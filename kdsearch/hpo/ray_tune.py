@@ -1,4 +1,4 @@
-"""The bridge to Ray Tune: Searcher, TrialScheduler, Callback and trainable, each a few lines that hand over to `run.StudyRun`.
+"""The bridge to Ray Tune: Searcher, TrialScheduler, Callback and trainable, each a few lines that hand over to `study_run.StudyRun`.
 
 Tune pickles some of these for snapshots that we never read; what they hand over to therefore stays in this process, under a key.
 """

@@ -72,7 +72,7 @@ class Study:
         min_retention: float | None = None,
         knee: bool = False,
     ) -> Student:
-        """One student of the front, by the rule of `kdsearch pick`: at most one of these, see choosing.Rule; without any, the best score.
+        """One student of the front, by the rule of `kdsearch pick`: at most one of these, see results.choose.Rule; without any, the best score.
 
         Raises:
             InputError: more than one rule, or a trial that left no student.
