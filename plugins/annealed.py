@@ -22,7 +22,7 @@ class AnnealedKD(Strategy):
     temperature: float  # at the start
     alpha: float  # at the start
     alpha_end: float
-    until: float  # share of the budget after which both stay at their ends
+    until: float  # fraction of the budget after which both stay at their ends
 
     name: ClassVar[str] = "annealed"
     source: ClassVar[str] = "Jafari et al. 2021, Annealing-KD, arXiv:2104.07163, section 3, with KL in place of its squared differences"

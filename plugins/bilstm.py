@@ -40,7 +40,7 @@ class Recurrent(nn.Module):
 class BiLstm(Family):
     """Small and sequential: fast on one core for short texts, and knows the order of words."""
 
-    vocabulary: int  # word pieces
+    vocabulary: int  # subwords
     dimension: int  # of the embeddings
     layers: int
     hidden: int  # of one direction

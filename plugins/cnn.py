@@ -42,7 +42,7 @@ class Convolutional(nn.Module):
 class Cnn(Family):
     """Every window at once, so it is the fastest family that knows the order of words. Its top state is the vector of maxima."""
 
-    vocabulary: int  # word pieces
+    vocabulary: int  # subwords
     dimension: int  # of the embeddings
     layers: int  # the top one with its maxima included; those below keep the dimension and add to what they read
     widest: int  # filters span 2, 3, ... widest tokens

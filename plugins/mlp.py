@@ -1,4 +1,4 @@
-"""A bag of word pieces and bigrams under a small network; without a hidden layer, the linear model with one weight a feature."""
+"""A bag of subwords and bigrams under a small network; without a hidden layer, the linear model with one weight a feature."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Scores(nn.Module):
 
 
 class Bag(nn.Module):
-    """Embeds the pieces and known bigrams of a row and maps their sum, over the square root of their number, to logits. State 0 is their mean."""
+    """Embeds the subwords and known bigrams of a row and maps their sum, over the square root of their number, to logits. State 0 is their mean."""
 
     def __init__(self, family: Mlp, teacher: ModelInfo) -> None:
         super().__init__()
@@ -78,17 +78,17 @@ class Bag(nn.Module):
 
 @dataclass(frozen=True)
 class Mlp(Family):
-    """Embeddings of pieces and of the training text's most telling bigrams, pooled, then hidden layers.
+    """Embeddings of subwords and of the training text's most telling bigrams, pooled, then hidden layers.
 
     Depth 0 in `labels` dimensions has no head: the embeddings are the logits. Two classes then need one dimension, the difference of the two.
     """
 
-    vocabulary: int  # word pieces
-    bigrams: int  # rows for pairs of neighbouring pieces
+    vocabulary: int  # subwords
+    bigrams: int  # rows for pairs of neighbouring subwords
     depth: int  # hidden layers
     dimension: int  # of the embeddings
     hidden: int  # width of the hidden layers; 0 without any
-    start: str  # random | embeddings (the teacher's, projected by SVD; a bigram as the mean of its pieces)
+    start: str  # random | embeddings (the teacher's, projected by SVD; a bigram as the mean of its two subwords)
 
     name: ClassVar[str] = "mlp"
     source: ClassVar[str] = (

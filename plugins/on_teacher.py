@@ -143,7 +143,7 @@ class TeacherFeatures(Family):
     Its states are those of the teacher's part, then the vector that the head reads.
     """
 
-    vocabulary: int  # word pieces
+    vocabulary: int  # subwords
     layers: int  # of the teacher's, from the lowest; 0: its embeddings alone
     tuned: bool  # whether the teacher's part is trained too
     mapping: str  # linear | mlp: into the target's input

@@ -27,7 +27,7 @@ class Transformer(Family):
     head_size: int
     ff_ratio: int  # feed-forward width / hidden
     start: str  # random | embeddings (the teacher's, projected by SVD) | first, uniform, last (the teacher's layers, cut by importance)
-    vocabulary: int | None = None  # pieces kept, one of the study's pruned vocabularies; None: the teacher's own
+    vocabulary: int | None = None  # subwords kept, one of the study's pruned vocabularies; None: the teacher's own
     embedding_rank: int | None = None  # width of the embedding tables; None: the student's own
 
     name: ClassVar[str] = "transformer"
@@ -69,16 +69,18 @@ class Transformer(Family):
         return self.hidden // self.head_size
 
     def info(self, teacher: ModelInfo) -> ModelInfo:
-        info = modules.described(teacher, vocabulary=self._pieces(teacher), layers=self.layers, hidden=self.hidden, provides=self.provides)
+        info = modules.described(
+            teacher, vocabulary=self._subwords(teacher), layers=self.layers, hidden=self.hidden, provides=self.provides
+        )
         return replace(info, heads=self.heads, intermediate=self.hidden * self.ff_ratio, embedding=self.embedding_rank or 0)
 
-    def _pieces(self, teacher: ModelInfo) -> int:
+    def _subwords(self, teacher: ModelInfo) -> int:
         return self.vocabulary or teacher.vocab
 
     def size(self, teacher: ModelInfo) -> int:
         width, inner = self.hidden, self.hidden * self.ff_ratio
         rank = self.embedding_rank or width
-        embeddings = (self._pieces(teacher) + teacher.positions + teacher.types + 2) * rank
+        embeddings = (self._subwords(teacher) + teacher.positions + teacher.types + 2) * rank
         if self.embedding_rank is not None:
             embeddings += rank * width + width
         attention = 4 * (width * width + width) + 2 * width
@@ -95,7 +97,7 @@ class Transformer(Family):
 
     def build(self, teacher: ModelInfo) -> nn.Module:
         shape: dict[str, Any] = {
-            "vocab_size": self._pieces(teacher),
+            "vocab_size": self._subwords(teacher),
             "hidden_size": self.hidden,
             "num_hidden_layers": self.layers,
             "num_attention_heads": self.heads,
