@@ -183,7 +183,7 @@ def test_a_folder_that_is_no_study_is_named(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="lacks 'objectives'"):
         StudyFolder(tmp_path).document()
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(StateError, match="manifest.json: damaged"):
+    with pytest.raises(StateError, match=r"manifest\.json: damaged"):
         StudyFolder(tmp_path).document()
 
 
