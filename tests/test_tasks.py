@@ -77,7 +77,7 @@ class Multilabel(Task):
     named: ClassVar[bool] = True
     simplest: ClassVar[str] = "no label"
     always: ClassVar[str] = "no label"
-    baseline: ClassVar[str] = "share of right answers"
+    baseline: ClassVar[str] = "fraction of right answers"
 
     def read(self, found: Mapping[str, Columns], column: str) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
         given = {role: [set(filter(None, cell.split("|"))) for cell in each.column("label", column)] for role, each in found.items()}

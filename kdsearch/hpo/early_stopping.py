@@ -16,7 +16,7 @@ For the same reason a staged strategy, which learns to answer last, is compared 
 Why no fewer than ETA competitors. With one or two, ceil(m / ETA) = 1 asks for a rank among the best third of fewer than three: a single
 small student that learns fast would end every larger one that starts slowly, which is what large ones do. So the first students of a size
 range run to the end, and the rule acts once ETA of them stand below. On planted curves, with the noise of 1,250 rows and large students
-that learn slowly, it saves 38 % of the budget and loses 0.05 % of the hypervolume (tests/test_rungs.py).
+that learn slowly, it saves 38 % of the budget and loses 0.05 % of the hypervolume (tests/test_early_stopping.py).
 
 A second rule, whatever the others do: a student that is within eps of the simplest guess after half of its budget is stopped. Not after a quarter:
 of four transformers that said one label to everything there, on 8,530 sentences, three had left that behind by the half, and one of these ended
