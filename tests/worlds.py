@@ -15,6 +15,7 @@ from kdsearch.api import Need, Signal
 from kdsearch.data import vocabulary
 from kdsearch.data.tokens import Table, Tokens, tokenise
 from kdsearch.data.vocabulary import Vocabulary
+from kdsearch.io.files import digest
 from kdsearch.student.assets import Assets, Part
 from kdsearch.teacher.encoder import Encoder
 from kdsearch.testing import tiny_info, tiny_teacher
@@ -134,7 +135,7 @@ def assets(
         validation=part(teacher, lines[judged], labels[judged], [Need(Signal.LOGITS)]),
         teacher_config=teacher.config.to_json_string(use_diff=False),
         teacher_weights={name: tensor.numpy() for name, tensor in teacher.state_dict().items()},
-        teacher_fingerprint="tiny",
+        teacher_fingerprint=digest(*(tensor.numpy().tobytes() for tensor in teacher.state_dict().values())),
         tokenizer=_files(),
         vocabularies={60: pruned(read, lines[judged])},
         plugins=plugins,
