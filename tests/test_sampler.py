@@ -322,6 +322,12 @@ def test_exploration_refuses_a_space_in_which_no_student_fits() -> None:
     )
 
 
+def test_where_only_the_smallest_student_keeps_a_limit_exploration_has_that_one() -> None:
+    found = explore(study({}, ["block"], ["hard"], limits={"params": 64}), PLUGINS, TEACHER, draws=20)
+    assert {each.params for each in found.candidates} == {64}
+    assert found.over_limit == 1.0
+
+
 def test_a_family_with_other_pieces_shows_no_token_states_whatever_it_says() -> None:
     @dataclass(frozen=True)
     class Other(Block):

@@ -47,7 +47,7 @@ class Exploration:
     largest: int
     over_limit: float  # fraction of the random draws that a limit refuses
     notes: tuple[str, ...]  # about ranges that differ from the study file's
-    candidates: tuple[Candidate, ...]  # the random draws within the limits, for an estimate of time
+    candidates: tuple[Candidate, ...]  # the random draws within the limits, or the corners where there are none; never empty
 
 
 def explore(
@@ -84,7 +84,9 @@ def explore(
         raise InputError(
             f"search.limits: no student of this space keeps them; the smallest breaks {smallest_broken}: raise it or narrow the space"
         )
-    refused = [limit is not None for limit in broken[: len(drawn)]]
+    refused = [limit is not None for limit in broken]
+    kept = [each for each, out in zip(drawn + corners, refused, strict=True) if not out]
+    within = refused[: len(drawn)].count(False)
     return Exploration(
         knobs=tuple(
             KnobLine(name, str(knob), _when(name, knob, drawn + corners, space))
@@ -98,9 +100,9 @@ def explore(
         ),
         smallest=smallest,
         largest=max(each.params for each in drawn + corners),
-        over_limit=sum(refused) / len(drawn),
+        over_limit=1 - within / len(drawn),
         notes=tuple(space.knobs.notes[name] for name in sorted(space.knobs.notes)),
-        candidates=tuple(each for each, out in zip(drawn, refused, strict=True) if not out),
+        candidates=tuple(kept[:within] or kept),
     )
 
 
