@@ -16,7 +16,7 @@ from test_sampler import PLUGINS, TEACHER, finish, sampler, start, study
 from kdsearch.api import Need, Signal
 from kdsearch.hpo.sampler import OPENINGS
 from kdsearch.hpo.surrogate import Surrogate
-from kdsearch.hpo.value import FRACTION, ROWS, SCORE, SECONDS, STARTUP, Draft, ValueSampler, expected_improvement
+from kdsearch.hpo.value import FRACTION, ROWS, SCORE, SECONDS, STARTUP, Draft, Near, ValueSampler, expected_improvement
 from kdsearch.registry import registry
 from kdsearch.results.ledger import Ledger
 from kdsearch.results.record import State
@@ -154,6 +154,29 @@ def test_what_takes_longer_than_the_time_that_is_left_is_not_proposed() -> None:
         assert trial.suggest_categorical("kind", ("bag", "net")) == "bag"
         trial.suggest_float("size", 3.0, 6.0)
         trial.suggest_float("lr", 1e-4, 1e-1, log=True)
+
+
+def test_where_most_students_have_the_best_score_the_others_still_count_as_worse() -> None:
+    """Every student from a cost of 4 on has a score of 1: what the surrogate learns must not be that all are alike."""
+    made = ValueSampler(planted, seed=0)
+    run = optuna.create_study(directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(30):
+        trial = run.ask()
+        size = trial.suggest_float("size", 3.0, 6.0)
+        trial.suggest_categorical("kind", ("bag", "net"))
+        trial.suggest_float("lr", 1e-4, 1e-1, log=True)
+        run.tell(trial, [min(1.0, 0.5 + 0.5 * (size - 3)), size])
+    used = [each for trial in run.get_trials() if (each := made._see(trial)) is not None]
+    made._improvement(used, 30, [each.draft for each in used])
+    mean, _ = made._score.predict([({"size": size, "kind": "bag", "lr": 1e-2}, size, 1.0) for size in (3.1, 5.0)])
+    assert mean[0] < 0.75
+    assert mean[1] > 0.95
+
+
+def test_without_a_parent_an_option_that_is_none_is_as_likely_as_any() -> None:
+    draw = Near(np.random.default_rng(0), {}, 0.3, {})
+    drawn = [draw.value(Knob("rank", "choice", options=(None, 8))) for _ in range(200)]
+    assert 80 < drawn.count(None) < 120
 
 
 def test_every_arm_is_tried_whatever_it_costs() -> None:

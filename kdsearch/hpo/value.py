@@ -241,7 +241,7 @@ class ValueSampler(optuna.samplers.BaseSampler):
         scores = [each.score for each in scored]
         floor = min(each.score for each in scored if each.done) if self._floor is None else self._floor
         middle, high = np.quantile(scores, (0.5, 0.9))
-        useless = max(floor, middle - TAIL * max(high - middle, 1e-9))
+        useless = max(floor, middle - TAIL * (high - middle)) if high > middle else floor  # many have the best score: no span to measure by
         self._score.learn([each.asked for each in scored], [max(score, useless) for score in scores], self._declared, known)
         standing = [each.at_end for each in used if each.done or each.running]
         mean, deviation = self._score.predict([*standing, *((draft.knobs, draft.cost, 1.0) for draft in drafts)])
