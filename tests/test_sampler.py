@@ -173,7 +173,8 @@ def sampler(ledger: Ledger, config: StudyConfig, **options: Any) -> Sampler:
 def start(ledger: Ledger, proposal: Proposal) -> tuple[int, int]:
     number = ledger.state.next_number if proposal.trial is None else proposal.trial
     costs = {"params": proposal.params, "bytes": proposal.bytes, "flops": proposal.flops}
-    return number, ledger.started(number, proposal.spec.to_json(), proposal.hash, proposal.knobs, **costs)
+    facts = {**costs, "expected": proposal.seconds}
+    return number, ledger.started(number, proposal.spec.to_json(), proposal.hash, proposal.knobs, **facts)
 
 
 def finish(ledger: Ledger, made: Sampler, proposal: Proposal, started: tuple[int, int]) -> None:

@@ -279,6 +279,23 @@ def test_of_a_trial_that_failed_after_a_good_start_nothing_is_learnt(tmp_path: P
     assert math.isnan(seen.score)
 
 
+def test_a_returned_trial_keeps_what_was_expected_of_it(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        made = sampler(ledger, study(trials=60), seconds=lambda _: 7.0)
+        first = made.ask()
+        assert first is not None
+        number, attempt = start(ledger, first)
+        ledger.returned(number, attempt, "lost")
+        made.tell(first.number, number)
+        again = made.ask()
+        assert again is not None
+        assert again.trial == number
+        start(ledger, again)
+        record = ledger.state.trials[number]
+    assert record.attempts == 2
+    assert record.expected == first.seconds == 7.0
+
+
 def test_it_proposes_nothing_that_breaks_a_limit_on_another_cost(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         made = sampler(ledger, study(trials=200, limits={"bytes": 4 * 600}))

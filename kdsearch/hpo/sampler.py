@@ -298,7 +298,7 @@ class Sampler:
         number = frozen.number
         self._open[number] = optuna.trial.Trial(self._study, frozen._trial_id)
         spec = TrialSpec.from_json(record.spec)
-        return Proposal(number, record.number, spec, record.hash, record.knobs, record.params, record.bytes, record.flops)
+        return Proposal(number, record.number, spec, record.hash, record.knobs, record.params, record.bytes, record.flops, record.expected)
 
     def _optuna_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         kind, trials = self._config.search.sampler, self._config.search.trials
