@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import kdsearch
 from kdsearch.cli import plugins
-from kdsearch.errors import PluginError, VerdictNo
+from kdsearch.errors import InputError, PluginError, VerdictNo
 from kdsearch.registry import registry
 from kdsearch.registry.classes import HOOKS, check_yielded
 
@@ -512,6 +512,12 @@ def test_check_says_which_check_fails(write: Write) -> None:
     assert result.exception.exit_code == 1
     assert str(result.exception).endswith("checks failed: every knob changes the loss")
     assert "no value of mine.weight changes the loss" in " ".join(result.stdout.split())
+
+
+def test_an_option_about_strategies_is_refused_for_a_family() -> None:
+    result = CliRunner().invoke(plugins.app, ["check", "mlp", "--equal-student", "zero loss"])
+    assert isinstance(result.exception, InputError)
+    assert str(result.exception) == "--equal-student: it is about strategies, and mlp is a family: leave it out"
 
 
 @pytest.mark.parametrize("what", ["nowhere.py", "logti"])

@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from kdsearch.cli.options import Format, FormatOption
-from kdsearch.errors import VerdictNo
+from kdsearch.errors import InputError, VerdictNo
+
+EQUAL = "zero"  # what most strategies give for a student that is equal to the teacher
 
 app = typer.Typer(help="List, write and check strategies and families.", no_args_is_help=True)
 
@@ -49,7 +51,7 @@ def check(
     equal_student: Annotated[
         str,
         typer.Option(help='What a student equal to the teacher gives: "zero", "zero loss", "zero gradient" or "exempt: REASON".'),
-    ] = "zero",
+    ] = EQUAL,
 ) -> None:
     """Run the contract of one plugin. Exit code 1: a check fails; 2: the plugin cannot be loaded."""
     from kdsearch.registry import registry  # here and below: torch takes seconds to import, and no other command waits for this one
@@ -57,7 +59,10 @@ def check(
     cls = registry.load_one(name_or_path)
     import torch
 
-    from kdsearch import testing
+    from kdsearch import Family, testing
+
+    if equal_student != EQUAL and issubclass(cls, Family):
+        raise InputError(f"--equal-student: it is about strategies, and {cls.name} is a family: leave it out")
 
     torch.set_num_threads(1)  # the tiny models are slower on more
     checks = testing.run_contract(testing.contract_for(cls, equal_student))
