@@ -352,3 +352,10 @@ def test_of_many_trials_it_learns_from_a_bounded_part_that_holds_the_front_and_t
     best = [(cost, score) for cost, score in points if not any(other[0] <= cost and other[1] > score for other in points)]
     assert set(best) <= {(each.draft.cost, each.score) for each in used}
     assert {each.draft.key for each in seen[-ROWS // 4 :]} <= {each.draft.key for each in used}
+
+
+def test_each_strategy_opens_once_even_in_a_small_study(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        made = sampler(ledger, study(trials=4))
+        openings = made._study.get_trials(states=[optuna.trial.TrialState.WAITING])
+    assert {each.system_attrs["fixed_params"]["strategy"] for each in openings} == {"hard", "soft", "states"}

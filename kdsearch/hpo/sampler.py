@@ -29,7 +29,7 @@ from kdsearch.space.knobs import Draw, Knob
 from kdsearch.space.spec import TrialSpec
 
 PATIENCE = 500  # proposals in a row that lead to nothing new before the sampler is set aside, and again before the search gives up
-OPENINGS = 12  # proposals that are made before any sampler is asked, the cheap ones first; at most half of the trials
+OPENINGS = 12  # proposals before any sampler is asked, the cheap ones first: at most half of the trials, but each strategy once
 DEAR = 4.0  # times what the median opening takes
 OPENING_SHARE = 0.1  # of search.minutes: what is expected to take longer is no opening
 
@@ -168,7 +168,8 @@ class Sampler:
     def _openings(self) -> list[Candidate]:
         """What to try first, the cheap ones first. Of the dear ones each strategy has its cheapest alone, and none that takes a tenth of the time."""
         search = self._config.search
-        priced = [(self._seconds(each), each) for each in self.space.openings(min(OPENINGS, search.trials // 2))]
+        count = max(min(OPENINGS, search.trials // 2), min(len(self.space.strategies), search.trials))
+        priced = [(self._seconds(each), each) for each in self.space.openings(count)]
         priced.sort(key=lambda each: each[0])
         dear = DEAR * float(np.median([seconds for seconds, _ in priced])) if priced else 0.0
         kept: list[Candidate] = []
