@@ -9,7 +9,7 @@ is never stopped. ceil(m / ETA) is the rung rule of successive halving among the
 noise: two students within it are the same for all that the rung can tell. While the order at a rung is the order at the end, a stopped
 student ends dominated and the front loses nothing.
 
-Why the same family. A bag of words has learnt most of what it ever will after a quarter of its budget, a transformer has hardly begun: a rung
+Why the same family. A bag of words has learned most of what it ever will after a quarter of its budget, a transformer has hardly begun: a rung
 compares shares of a curve, and the curves of two families have different shapes. At the end, where all are done, the front compares everybody.
 For the same reason a staged strategy, which learns to answer last, is compared with itself alone.
 
@@ -19,7 +19,7 @@ range run to the end, and the rule acts once ETA of them stand below. On planted
 that learn slowly, it saves 38 % of the budget and loses 0.05 % of the hypervolume (tests/test_early_stopping.py).
 
 A second rule, whatever the others do: a student that is within eps of the simplest guess after half of its budget is stopped. Not after a quarter:
-of four transformers that said one label to everything there, on 6,030 sentences, three had left that behind by the half, and one of these ended
+of four transformers that predicted one label for everything there, on 6,030 sentences, three had left that behind by the half, and one of these ended
 at 0.763, where the teacher has 0.818. A staged strategy has its own time.
 """
 
@@ -32,8 +32,8 @@ from kdsearch.results.record import Rung, State, StudyState, TrialRecord
 from kdsearch.space.spec import RUNGS
 
 ETA = 3  # a student outside the best third is stopped; larger keeps fewer
-LEARNS_BY = 0.5  # share of the budget after which a student that is no better than the simplest guess is given up
-_ROUNDING = 1e-6  # a share is counted in examples: 0.2499999 is the rung at 0.25
+LEARNS_BY = 0.5  # fraction of the budget after which a student that is no better than the simplest guess is given up
+_ROUNDING = 1e-6  # a fraction is counted in examples: 0.2499999 is the rung at 0.25
 
 
 class Rungs:
@@ -84,8 +84,8 @@ def _at(trial: TrialRecord, rung: int) -> Rung | None:
     return next((seen for seen in trial.rungs if _rung(seen.share) == rung), None)
 
 
-def _rung(share: float) -> int | None:
-    """The last rung at or before this share; None before the first and at the end."""
-    if share >= 1.0 - _ROUNDING:
+def _rung(fraction: float) -> int | None:
+    """The last rung at or before this fraction; None before the first and at the end."""
+    if fraction >= 1.0 - _ROUNDING:
         return None
-    return max((index for index, rung in enumerate(RUNGS) if share >= rung - _ROUNDING), default=None)
+    return max((index for index, rung in enumerate(RUNGS) if fraction >= rung - _ROUNDING), default=None)

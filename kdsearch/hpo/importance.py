@@ -25,7 +25,7 @@ _WIDE = 30.0  # a range whose ends differ by more than this factor is taken as l
 
 
 def importances(state: StudyState, objectives: Sequence[str], *, most: int = MOST) -> dict[str, dict[str, float]] | None:
-    """The share of each knob in reaching the front, and in a good score whatever the size.
+    """How much each hyperparameter matters for reaching the front, and for a good score whatever the size.
 
     Source: Watanabe et al. 2023, PED-ANOVA, arXiv:2304.10255, and its conditional form, arXiv:2601.20800, as Optuna has them. A knob that
     only some trials have counts by how many have it. Ranges are those of the values that were tried: the study's own need its plugins.
@@ -40,20 +40,20 @@ def importances(state: StudyState, objectives: Sequence[str], *, most: int = MOS
     """
     quality, cost = objectives
     valued = [(trial, objective_values(trial, quality, cost)) for trial in state.having(State.COMPLETE)]
-    told = [(trial, values) for trial, values in valued if values is not None]
-    if len(told) < LEAST:
+    scored = [(trial, values) for trial, values in valued if values is not None]
+    if len(scored) < LEAST:
         return None
-    if len(told) > most:
-        kept = np.sort(np.random.default_rng(0).choice(len(told), most, replace=False))
-        told = [told[place] for place in kept]
-    ranges = _ranges([trial for trial, _ in told])
+    if len(scored) > most:
+        kept = np.sort(np.random.default_rng(0).choice(len(scored), most, replace=False))
+        scored = [scored[place] for place in kept]
+    ranges = _ranges([trial for trial, _ in scored])
     if not ranges:
         return None
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on rare knobs, and that low targets are the good ones
         study = optuna.create_study(directions=["maximize", "minimize"])
-        study.add_trials([_frozen(trial, values, ranges) for trial, values in told])
-        evaluator = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, TOP / len(told))))
+        study.add_trials([_frozen(trial, values, ranges) for trial, values in scored])
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, TOP / len(scored))))
         found = {
             "front": get_param_importances(study, evaluator=evaluator),
             "quality": get_param_importances(study, evaluator=evaluator, target=lambda trial: -trial.values[0]),

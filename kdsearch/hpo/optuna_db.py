@@ -100,18 +100,18 @@ def _copied(path: Path, fresh: Path, name: str) -> dict[str, _End]:
 
 
 def _frozen(record: TrialRecord, end: _End, space: Candidates) -> FrozenTrial:
-    told: dict[str, Any] = {"trial": record.number, "hash": record.hash}
-    told |= {"family": record.spec["family"], "strategy": record.spec["strategy"]}
-    told |= {"params": record.params, "bytes": record.bytes, "flops": record.flops}
-    told |= {f"rung {rung.share:g}": rung.score for rung in record.rungs if math.isfinite(rung.score)}
+    attributes: dict[str, Any] = {"trial": record.number, "hash": record.hash}
+    attributes |= {"family": record.spec["family"], "strategy": record.spec["strategy"]}
+    attributes |= {"params": record.params, "bytes": record.bytes, "flops": record.flops}
+    attributes |= {f"rung {rung.share:g}": rung.score for rung in record.rungs if math.isfinite(rung.score)}
     if record.cause:
-        told["cause"] = record.cause
+        attributes["cause"] = record.cause
     frozen = create_trial(
         state=end[0],
         values=end[1],
         params=dict(record.knobs),
         distributions=distributions(space, record.knobs, f"trial {record.number}"),
-        user_attrs=told,
+        user_attrs=attributes,
     )
     if record.begun is not None and record.ended is not None:
         frozen.datetime_start, frozen.datetime_complete = datetime.fromtimestamp(record.begun), datetime.fromtimestamp(record.ended)

@@ -42,7 +42,7 @@ OVER = 1.0  # a broken limit, as a constraint: Optuna ranks such a trial behind 
 class Proposal:
     """A student to train next."""
 
-    number: int  # under which the answer is told; not the trial's number
+    number: int  # under which its result is reported; not the trial's number
     trial: int | None  # the number of a trial that was returned and runs again; None for a fresh one
     spec: TrialSpec
     hash: str
@@ -150,7 +150,7 @@ class Sampler:
         self.exhausted: str | None = None
         self._config, self._ledger, self._price, self._patience = config, ledger, price, patience
         self._seconds, self._floor, self._remaining = seconds, floor, remaining
-        self._open: dict[int, optuna.trial.Trial] = {}  # Optuna's side of proposals that were not told yet
+        self._open: dict[int, optuna.trial.Trial] = {}  # Optuna's side of proposals without a result yet
         state = ledger.state
         before = [each["knobs"] for each in (*state.refused, *state.reused)] + [record.knobs for record in state.trials.values()]
         self._drawn = {canonical(knobs) for knobs in before}
@@ -201,13 +201,13 @@ class Sampler:
             if misses.get(TOO_LONG, 0) > OPENINGS:
                 self.exhausted = f"the {clock(max(0.0, self._remaining()))} that are left are too short for another trial"
                 return None
-        told = ", ".join(f"{count} {what}" for what, count in sorted(misses.items()))
-        self.exhausted = f"nothing new in {2 * self._patience} proposals in a row: {told}; widen space.knobs or search.limits to go on"
+        reasons = ", ".join(f"{count} {what}" for what, count in sorted(misses.items()))
+        self.exhausted = f"nothing new in {2 * self._patience} proposals in a row: {reasons}; widen space.knobs or search.limits to go on"
         return None
 
     def tell(self, number: int, trial: int) -> None:
         """A proposal's trial no longer runs: learn from how the ledger says it ended. A stopped one counts as bad; of one that failed or was
-        returned, or whose score is not finite, nothing is learnt, and `ask` gives a returned one again, under a new number of proposal.
+        returned, or whose score is not finite, nothing is learned, and `ask` gives a returned one again, under a new number of proposal.
 
         Args:
             number: the proposal's.
@@ -277,7 +277,7 @@ class Sampler:
             self._study.tell(trial, values)
         elif news and earlier.state is State.STOPPED:
             self._study.tell(trial, state=TrialState.PRUNED)
-        else:  # running, failed, or the very same knobs again: nothing to be learnt yet, or ever
+        else:  # running, failed, or the very same knobs again: nothing to be learned yet, or ever
             self._study.tell(trial, state=TrialState.FAIL)
 
     def _is_news(self, candidate: Candidate) -> bool:
@@ -309,7 +309,7 @@ class Sampler:
             # the first generation is random, so it may be at most a quarter of the study
             return optuna.samplers.NSGAIISampler(population_size=min(50, max(8, trials // 4)), seed=seed)
         if kind == "tpe":
-            # with several objectives TPE is univariate unless told; the knobs of a student depend on each other, and many are conditional
+            # with several objectives TPE is univariate by default; the knobs of a student depend on each other, and many are conditional
             return optuna.samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
         limit = self._config.search.limits.get(self._config.search.objectives[1])
         return ValueSampler(

@@ -1,6 +1,6 @@
 """Value for price: an Optuna sampler that takes the student with the most hypervolume to be expected for a second of training.
 
-What is known exactly is not learnt: the size of a student follows from its hyperparameters. What is learnt is the score, by a Gaussian process
+What is known exactly is not learned: the size of a student follows from its hyperparameters. What is learned is the score, by a Gaussian process
 in which the fraction of the budget is an input, so that trials that were stopped teach it too; and by how much trials take longer here than their
 FLOPs say. The acquisition is the expected hypervolume improvement, in closed form because one of two objectives is exact, divided by the predicted
 seconds (expected improvement per second: Snoek et al. 2012, arXiv:1206.2944, section 3.2; hypervolume improvement: Emmerich et al. 2006).
@@ -70,11 +70,11 @@ class _Seen:
 
 
 class Near(RandomDraw):
-    """A parent's values, but for the share of MOVED; of no parent, random. Notes the knobs that it is asked for."""
+    """A parent's values, but for the fraction MOVED; of no parent, random. Notes the knobs that it is asked for."""
 
     def __init__(self, rng: np.random.Generator, parent: Mapping[str, Any], moved: float, declared: dict[str, Knob]) -> None:
         super().__init__(rng)
-        self._parent, self._share, self._declared = parent, moved, declared
+        self._parent, self._moved, self._declared = parent, moved, declared
 
     def value(self, knob: Knob) -> Any:
         self._declared[knob.name] = knob
@@ -82,9 +82,9 @@ class Near(RandomDraw):
         number = isinstance(value, int | float) and knob.low <= value <= knob.high
         if knob.name not in self._parent or not (value in knob.options if knob.kind == "choice" else number):
             return super().value(knob)
-        if self.rng.random() >= self._share:
+        if self.rng.random() >= self._moved:
             return value
-        if not isinstance(value, int | float) or knob.kind == "choice" or self.rng.random() < self._share:
+        if not isinstance(value, int | float) or knob.kind == "choice" or self.rng.random() < self._moved:
             return super().value(knob)
         step = STEP * self.rng.normal()
         if knob.log:
@@ -93,7 +93,7 @@ class Near(RandomDraw):
 
 
 class ValueSampler(optuna.samplers.BaseSampler):
-    """For studies of two objectives: a score to be maximised, learnt, and a cost to be minimised, known.
+    """For studies of two objectives: a score to be maximised, learned, and a cost to be minimised, known.
 
     Args:
         describe: the space as a function: what a draw gives, or None where it gives nothing that can be trained.
@@ -122,7 +122,7 @@ class ValueSampler(optuna.samplers.BaseSampler):
         self._declared: dict[str, Knob] = {}
         self._pool: dict[str, Draft] = {}
         self._chosen: dict[int, Draft | None] = {}  # number of a trial -> what was proposed
-        self._ended: dict[int, _Seen | None] = {}  # number of a finished trial -> what is to be learnt of it
+        self._ended: dict[int, _Seen | None] = {}  # number of a finished trial -> what is to be learned from it
         self._score, self._delay = Surrogate(AGAIN), Surrogate(AGAIN)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
@@ -175,7 +175,7 @@ class ValueSampler(optuna.samplers.BaseSampler):
         return self._take(drafts[int(order[0])])
 
     def _see(self, trial: FrozenTrial) -> _Seen | None:
-        """None: nothing is to be learnt of it."""
+        """None: nothing is to be learned from it."""
         if trial.number in self._ended:
             return self._ended[trial.number]
         done, running = trial.state is TrialState.COMPLETE, trial.state is TrialState.RUNNING
@@ -185,9 +185,11 @@ class ValueSampler(optuna.samplers.BaseSampler):
         seen = None
         if draft is not None and trial.params:
             cost = float(trial.values[1]) if done else draft.cost
-            said = {} if trial.state is TrialState.FAIL else trial.user_attrs
-            fraction, score = (1.0, float(trial.values[0])) if done else (float(said.get(FRACTION, 0.0)), float(said.get(SCORE, math.nan)))
-            seen = _Seen(replace(draft, cost=cost), done, running, fraction, score, float(said.get(SECONDS, 0.0)))
+            attributes = {} if trial.state is TrialState.FAIL else trial.user_attrs
+            fraction, score = (
+                (1.0, float(trial.values[0])) if done else (float(attributes.get(FRACTION, 0.0)), float(attributes.get(SCORE, math.nan)))
+            )
+            seen = _Seen(replace(draft, cost=cost), done, running, fraction, score, float(attributes.get(SECONDS, 0.0)))
         if trial.state.is_finished():
             self._ended[trial.number] = seen
             self._chosen.pop(trial.number, None)

@@ -128,7 +128,7 @@ def _tell_teacher(console: Console, prepared: Prepared) -> None:
         console.print(line, highlight=False, soft_wrap=True)
     if torch.cuda.is_available() and not prepared.known.config.search.resources.gpu:
         console.print(
-            "note: trials run on CPUs: search.resources.gpu: 1, or a share of one, gives them a GPU", highlight=False, soft_wrap=True
+            "note: trials run on CPUs: search.resources.gpu: 1, or a fraction of one, gives them a GPU", highlight=False, soft_wrap=True
         )
     trials = prepared.known.config.search.trials
     for line in statistics.foresight(len(prepared.known.data.validation), trials, whole["validation"][quality], quality):
