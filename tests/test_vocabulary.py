@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,14 @@ import worlds
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
+from kdsearch.api import Signal
 from kdsearch.config import study_file
 from kdsearch.data import vocabulary
 from kdsearch.data.tokens import Table, Tokens, tokenise
+from kdsearch.registry import registry
+from kdsearch.space.explore import explore
 from kdsearch.study import prepare
+from kdsearch.testing import tiny_info, tiny_teacher
 
 LETTERS = [letter for character in "abdenortuy" for letter in (character, "##" + character)]
 PIECES = ["[PAD]", "unused", "[UNK]", "[CLS]", "[SEP]", *LETTERS, "under", "##try", "on", "tree"]
@@ -158,3 +163,21 @@ def test_a_tokenizer_of_another_kind_keeps_its_vocabulary() -> None:
     other = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
     order, minimum = vocabulary.order(other, [])
     assert (len(order), minimum) == (0, 0)
+
+
+def test_sizes_that_only_students_over_a_limit_showed_are_made_too() -> None:
+    """Within 1,500 parameters all drawn students have 1,000 subwords; where another family or rank is small enough, a search asks for more."""
+    teacher = replace(tiny_info(tiny_teacher(labels=2)), vocab=30_000, vocabularies=(1_000, 2_000, 8_000), provides=frozenset(Signal))
+    space = {"families": ["mlp"], "strategies": ["logit"], "knobs": {"mlp.bigrams": 0}}
+    study = study_file.from_mapping(
+        {
+            "name": "tight",
+            "data": {"preset": "rotten_tomatoes"},
+            "teacher": {"preset": "minilm"},
+            "space": space,
+            "search": {"limits": {"params": 1_500}},
+        }
+    )
+    found = explore(study, registry.load(["mlp"], ["logit"], []), teacher)
+    assert {each.info.vocab for each in found.candidates} == {1_000}
+    assert {1_000, 2_000, 8_000} <= found.vocabularies

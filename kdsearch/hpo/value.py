@@ -171,7 +171,7 @@ class ValueSampler(optuna.samplers.BaseSampler):
             return self._take(drafts[int(self._rng.choice(len(drafts), p=weights / weights.sum()))])
         value = self._improvement(used, len(seen), drafts) / seconds
         order = np.argsort(-value, kind="stable")
-        self._pool = {drafts[place].key: drafts[place] for place in order[:POOL]}
+        self._pool = {drafts[index].key: drafts[index] for index in order[:POOL]}
         return self._take(drafts[int(order[0])])
 
     def _see(self, trial: FrozenTrial) -> _Seen | None:
@@ -199,7 +199,7 @@ class ValueSampler(optuna.samplers.BaseSampler):
         """At most ROWS of them, and those that run: half next to the front, a quarter the last ones, the others by chance."""
         if len(seen) <= ROWS:
             return list(seen)
-        rows = np.array([place for place, each in enumerate(seen) if each.fraction > 0 and math.isfinite(each.score)])
+        rows = np.array([index for index, each in enumerate(seen) if each.fraction > 0 and math.isfinite(each.score)])
         costs, scores = np.array([seen[row].draft.cost for row in rows]), np.array([seen[row].score for row in rows])
         order = np.lexsort((-scores, costs))
         taken: list[int] = []
@@ -208,10 +208,10 @@ class ValueSampler(optuna.samplers.BaseSampler):
             layer = scores[order] > before
             taken += list(rows[order[layer]])
             order = order[~layer]
-        chosen = {*taken[: ROWS // 2], *rows[-ROWS // 4 :], *(place for place, each in enumerate(seen) if each.running)}
+        chosen = {*taken[: ROWS // 2], *rows[-ROWS // 4 :], *(index for index, each in enumerate(seen) if each.running)}
         others = [row for row in rows if row not in chosen]
         chosen |= set(np.random.default_rng(len(seen)).choice(others, min(len(others), max(0, ROWS - len(chosen))), replace=False))
-        return [seen[place] for place in sorted(chosen)]
+        return [seen[index] for index in sorted(chosen)]
 
     def _arm(self, knobs: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(knobs.get(name) for name in self._arms)
@@ -223,8 +223,8 @@ class ValueSampler(optuna.samplers.BaseSampler):
     def _draw(self, done: Sequence[_Seen], seen: set[str]) -> None:
         self._pool = {key: draft for key, draft in self._pool.items() if key not in seen}
         parents = [each.draft.knobs for each in _front(done)]
-        for place in range(FRESH):
-            parent = parents[int(self._rng.integers(len(parents)))] if parents and place % 2 else {}
+        for index in range(FRESH):
+            parent = parents[int(self._rng.integers(len(parents)))] if parents and index % 2 else {}
             draft = self._describe(Near(self._rng, parent, MOVED, self._declared))
             if draft is not None and draft.key not in seen:
                 self._pool.setdefault(draft.key, draft)

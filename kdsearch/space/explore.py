@@ -48,6 +48,7 @@ class Exploration:
     over_limit: float  # fraction of the random draws that a limit refuses
     notes: tuple[str, ...]  # about ranges that differ from the study file's
     candidates: tuple[Candidate, ...]  # the random draws within the limits, or the corners where there are none; never empty
+    vocabularies: frozenset[int]  # sizes that any draw has, over a limit or not: the search may find one of them in a smaller student
 
 
 def explore(
@@ -103,6 +104,7 @@ def explore(
         over_limit=1 - within / len(drawn),
         notes=tuple(space.knobs.notes[name] for name in sorted(space.knobs.notes)),
         candidates=tuple(kept[:within] or kept),
+        vocabularies=frozenset(each.info.vocab for each in drawn + corners),
     )
 
 

@@ -222,9 +222,9 @@ def _joined(parts: list[Part]) -> Part:
 
 def _vocabularies(known: Known, found: Teacher, tables: Mapping[str, Table]) -> dict[int, Vocabulary]:
     """The pruned vocabularies that candidates have, with the study's texts in each."""
-    asked = {candidate.family.info(known.info).vocab for candidate in known.exploration.candidates} & set(known.info.vocabularies)
+    asked = known.exploration.vocabularies & set(known.info.vocabularies)
     if len(asked) > 1:  # the size is searched, and the search may propose one that few draws have
-        asked = set(known.info.vocabularies)
+        asked = frozenset(known.info.vocabularies)
     length = known.config.data.max_length
     made = {}
     for size in sorted(asked):
