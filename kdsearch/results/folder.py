@@ -178,10 +178,10 @@ class StudyFolder:
         Raises:
             InputError: that trial left no student.
         """
-        document, state = self.document(), self.state()
+        manifest, state = self.manifest(), self.state()
         known = state.trials.get(trial)
         if known is None or known.state is not State.COMPLETE:
-            numbers = ", ".join(str(point["trial"]) for point in document["points"])
+            numbers = ", ".join(str(point["trial"]) for point in front.document(state, manifest)["points"])
             why = "there is none" if known is None else f"it is {known.state.value}"
             raise InputError(f"{self.path}: trial {trial} left no student ({why}); on the front are {numbers}")
         return front.point_of(state, known)
